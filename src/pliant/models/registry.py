@@ -1,0 +1,89 @@
+"""The table of models, and models of the user's own by import path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from pliant.models.cnn4 import CNN4
+from pliant.models.lenet import LeNet5, LeNet300100
+from pliant.models.resnet import resnet18, resnet20, resnet56
+from pliant.models.vgg import VGG16
+from pliant.models.vit import ViT
+from pliant.models.wide_resnet import WideResNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMES: dict[str, Callable[..., nn.Module]] = {
+    "lenet-300-100": LeNet300100,
+    "lenet-5": LeNet5,
+    "cnn-4": CNN4,
+    "vgg-16-bn": VGG16,
+    "resnet-20": resnet20,
+    "resnet-56": resnet56,
+    "resnet-18": resnet18,
+    "wide-resnet-28-10": WideResNet,
+    "vit": ViT,
+}
+
+
+def create(name: str, *, num_classes: int, in_channels: int, image_size: int, **args: object) -> nn.Module:
+    """Build a model with freshly drawn weights (torch's default initialisation, torch's global random state).
+
+    Args:
+        name: one of ``NAMES``, or ``"package.module:function"`` for any importable factory, which is called
+            with those of the three sizes that it accepts by keyword, and all of ``args``.
+        num_classes: outputs.
+        in_channels: of the images.
+        image_size: in pixels.
+        args: what this model takes besides, such as ``widths`` of ``cnn-4``.
+
+    Raises:
+        ValueError: no such model, an argument it does not take, or a factory that gives no ``nn.Module``.
+    """
+    factory = _imported(name) if ":" in name else _registered(name)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    model = factory(**_accepted(name, factory, sizes, args))
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name}: the factory must return a torch.nn.Module, found {type(model).__name__}")  # noqa: TRY004 - one kind of error for every wrong name
+    return model
+
+
+def _registered(name: str) -> Callable[..., object]:
+    if name not in NAMES:
+        known = ", ".join(sorted(NAMES))
+        raise ValueError(f"name must be one of {known}, or 'package.module:function', found {name!r}")
+    return NAMES[name]
+
+
+def _imported(name: str) -> Callable[..., object]:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ValueError(f"name must have the form 'package.module:function', found {name!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: cannot import {module_name!r} ({error})") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ValueError(f"{name}: {module_name!r} has no function {attribute!r}")  # noqa: TRY004 - as above
+    checked: Callable[..., object] = factory
+    return checked
+
+
+def _accepted(
+    name: str, factory: Callable[..., object], sizes: dict[str, int], args: dict[str, object]
+) -> dict[str, object]:
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {**sizes, **args}
+    keywords = {key for key, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    unknown = sorted(set(args) - keywords)
+    if unknown:
+        allowed = ", ".join(sorted(keywords - set(sizes))) or "no arguments besides the sizes"
+        raise ValueError(f"{name}: takes {allowed}, found {', '.join(unknown)}")
+    return {**{key: value for key, value in sizes.items() if key in keywords}, **args}
