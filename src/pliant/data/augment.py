@@ -82,7 +82,7 @@ class RandomRotation(Augmentation):
     degrees: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.degrees <= 180:  # noqa: PLR2004 - half a turn
+        if not 0 < self.degrees <= 180:
             raise ValueError(f"degrees must lie in (0, 180], found {self.degrees}")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:

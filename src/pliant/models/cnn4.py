@@ -42,7 +42,7 @@ class CNN4(nn.Module):
             self.features.add_module(f"conv{number}", nn.Conv2d(before, after, 3, padding=1, bias=False))
             self.features.add_module(f"bn{number}", nn.BatchNorm2d(after))
             self.features.add_module(f"relu{number}", nn.ReLU())
-            if number == 2 or (number == 3 and image_size >= _LARGE):  # noqa: PLR2004 - the layer's number
+            if number == 2 or (number == 3 and image_size >= _LARGE):
                 self.features.add_module(f"pool{number}", nn.MaxPool2d(2))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()

@@ -49,7 +49,7 @@ def create(name: str, *, num_classes: int, in_channels: int, image_size: int, **
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     model = factory(**_accepted(name, factory, sizes, args))
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name}: the factory must return a torch.nn.Module, found {type(model).__name__}")  # noqa: TRY004 - one kind of error for every wrong name
+        raise ValueError(f"{name}: the factory must return a torch.nn.Module, found {type(model).__name__}")
     return model
 
 
@@ -70,7 +70,7 @@ def _imported(name: str) -> Callable[..., object]:
         raise ValueError(f"{name}: cannot import {module_name!r} ({error})") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise ValueError(f"{name}: {module_name!r} has no function {attribute!r}")  # noqa: TRY004 - as above
+        raise ValueError(f"{name}: {module_name!r} has no function {attribute!r}")
     checked: Callable[..., object] = factory
     return checked
 

@@ -118,7 +118,7 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores ``(batch, num_classes)`` of images ``(batch, in_channels, height, width)``."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.class_token.expand(len(images), -1, -1), patches), dim=1)
+        tokens = torch.cat((self.class_token.expand(images.shape[0], -1, -1), patches), dim=1)
         encoded = self.norm(self.blocks(tokens + self.positions))
         scores: Tensor = self.classifier(encoded[:, 0])
         return scores
