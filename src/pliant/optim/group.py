@@ -1,0 +1,104 @@
+"""What an SFW parameter group must be, and how it travels as plain data."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant.optim.steps import StepRule
+from pliant.regions.ball import Ball
+from pliant.regions.region import Region
+from pliant.spec import from_spec, register, to_spec
+
+
+@register
+class NonFinite(Enum):
+    """What a step does about a gradient that holds NaN or infinity."""
+
+    RAISE = "raise"  # name the parameters, touch nothing
+    SKIP = "skip"  # leave out the whole step
+    IGNORE = "ignore"  # do not look: saves reading one number from the device per step
+
+
+OBJECTS = ("region", "step_rule", "nonfinite")
+
+
+def plain(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group with its objects as specifications."""
+    return group | {key: to_spec(group[key]) for key in OBJECTS if key in group}
+
+
+def live(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group with its specifications as objects again."""
+    return group | {key: from_spec(group[key]) for key in OBJECTS if isinstance(group.get(key), dict)}
+
+
+def names(group: dict[str, Any]) -> list[str]:
+    """Return the names of a group's parameters, made up where the optimizer was given none."""
+    given: list[str] = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
+    return given
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Check one parameter group.
+
+    Raises:
+        ValueError: naming what is wrong, what is allowed and what to do.
+    """
+    _check_numbers(group)
+    if "region" not in group:
+        raise ValueError(
+            "every parameter group needs a 'region': a Region, or None for a free group; "
+            "pass Plan.for_filters(model, k=...).param_groups(), or groups like {'params': ..., 'region': l2_ball(10)}"
+        )
+    _check_dtypes(group)
+    if group["region"] is not None:
+        _check_region(group["region"], group)
+
+
+def _check_dtypes(group: dict[str, Any]) -> None:
+    for name, p in zip(names(group), group["params"], strict=True):
+        if p.is_sparse or not p.is_floating_point() or torch.finfo(p.dtype).bits < 32:
+            raise ValueError(
+                f"{name} is {'sparse' if p.is_sparse else p.dtype}; SFW needs dense float32 or float64 weights, since "
+                "16 bits lose small steps: keep the weights in float32 and train under autocast"
+            )
+
+
+def _check_region(region: object, group: dict[str, Any]) -> None:
+    if not isinstance(region, Region):
+        raise ValueError(f"region must be a Region or None, found {region!r}")
+    count = len(group["params"])
+    if region.arity > 1 and count != region.arity:
+        raise ValueError(f"the region takes {region.arity} tensors together, but the group has {count}: {names(group)}")
+    if isinstance(region, Ball) and region.view.batch:
+        raise ValueError(f"region must have batch=0, one point per parameter, found batch={region.view.batch}")
+    shapes = [tuple(p.shape) for p in group["params"]]
+    for shape in [shapes] if region.arity > 1 else shapes:
+        region.diameter(shape)  # raises if the region cannot hold such a shape
+
+
+def _check_numbers(group: dict[str, Any]) -> None:
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr must be a number or a tensor of one entry, found one of shape {tuple(lr.shape)}")
+    if not (isinstance(lr, int | float | Tensor) and 0.0 <= lr < math.inf):
+        raise ValueError(f"lr must be at least 0 and finite, found {lr!r}")
+    for key in ("momentum", "dampening"):
+        if not (isinstance(group[key], int | float) and 0.0 <= group[key] < 1.0):
+            raise ValueError(f"{key} must be in [0, 1), found {group[key]!r}")
+    decay = group["weight_decay"]
+    if not (isinstance(decay, int | float) and 0.0 <= decay < math.inf):
+        raise ValueError(f"weight_decay must be at least 0 and finite, found {decay!r}")
+    if not isinstance(group["step_rule"], StepRule):
+        raise ValueError(f"step_rule must be a StepRule such as GradientScaled(), found {group['step_rule']!r}")
+    if not isinstance(group["nonfinite"], NonFinite):
+        raise ValueError(f"nonfinite must be one of {[str(n) for n in NonFinite]}, found {group['nonfinite']!r}")
+    try:
+        plain(group)
+    except TypeError as error:
+        raise ValueError(f"region and step_rule must fit into a state_dict: {error}") from error

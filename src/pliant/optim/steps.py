@@ -1,0 +1,170 @@
+"""Step-size rules: how far a Frank-Wolfe step goes toward its vertex."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pliant.spec import register
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a rule may look at: one point of a region, before the step.
+
+    Args:
+        weights: the tensors of the point.
+        vertices: where the oracle points, shaped alike.
+        momentum: the direction that the oracle was asked about, shaped alike.
+        diameter: Euclidean diameter of the region.
+        index: number of steps taken before this one, a tensor without dimensions.
+    """
+
+    weights: Sequence[Tensor]
+    vertices: Sequence[Tensor]
+    momentum: Sequence[Tensor]
+    diameter: float
+    index: Tensor
+
+
+class StepRule(ABC):
+    """Gives the factor that the group's lr is multiplied by; the product is clamped to [0, 1]."""
+
+    @abstractmethod
+    def factor(self, now: Situation) -> Tensor | float:
+        """Return the factor, a number or a tensor without dimensions on the weights' device."""
+
+
+@register
+@dataclass(frozen=True)
+class Raw(StepRule):
+    """Step size lr."""
+
+    def factor(self, now: Situation) -> Tensor | float:  # noqa: ARG002  (constant)
+        return 1.0
+
+
+@register
+@dataclass(frozen=True)
+class DiameterScaled(StepRule):
+    """Step size lr / diameter. Reference: Pokutta, Spiegel, Zimmer (2020)."""
+
+    def factor(self, now: Situation) -> Tensor | float:
+        return 1.0 / now.diameter
+
+
+@register
+@dataclass(frozen=True)
+class GradientScaled(StepRule):
+    """Step size lr * |m| / |theta - v|: the step is as long as SGD's. Reference: Zimmer, Spiegel, Pokutta (2022)."""
+
+    def factor(self, now: Situation) -> Tensor | float:
+        away = [weight - vertex for weight, vertex in zip(now.weights, now.vertices, strict=True)]
+        distance = _norm(away)
+        return torch.where(distance > 0, _norm(now.momentum) / torch.where(distance > 0, distance, 1.0), 0.0)
+
+
+@register
+@dataclass(frozen=True)
+class FastGradientScaled(StepRule):
+    """Step size lr * |m| / (diameter / 2): like `GradientScaled` near the origin, a pass over the weights cheaper."""
+
+    def factor(self, now: Situation) -> Tensor | float:
+        return _norm(now.momentum) * (2.0 / now.diameter)
+
+
+class Profile(ABC):
+    """How a run's total shrinkage is spread over its steps."""
+
+    @abstractmethod
+    def weight(self, index: Tensor, steps: int) -> Tensor:
+        """Return the share of step `index` (0 ... steps - 1); the shares of a run sum to 1."""
+
+    @abstractmethod
+    def peak(self, steps: int) -> float:
+        """Return the largest share of any step."""
+
+
+@register
+@dataclass(frozen=True)
+class Linear(Profile):
+    """Falls linearly to zero just after the last step."""
+
+    def weight(self, index: Tensor, steps: int) -> Tensor:
+        return (steps - index) * (2.0 / (steps * (steps + 1)))
+
+    def peak(self, steps: int) -> float:
+        return 2.0 / (steps + 1)
+
+
+@register
+@dataclass(frozen=True)
+class Constant(Profile):
+    """The same share for every step."""
+
+    def weight(self, index: Tensor, steps: int) -> Tensor:
+        return torch.full_like(index, 1.0 / steps)
+
+    def peak(self, steps: int) -> float:
+        return 1.0 / steps
+
+
+@register
+@dataclass(frozen=True)
+class Cosine(Profile):
+    """Falls along half a cosine: 1 + cos(pi (t + 1/2) / steps)."""
+
+    def weight(self, index: Tensor, steps: int) -> Tensor:
+        return (1.0 + torch.cos(math.pi * (index + 0.5) / steps)) / steps
+
+    def peak(self, steps: int) -> float:
+        return (1.0 + math.cos(0.5 * math.pi / steps)) / steps
+
+
+@register
+@dataclass(frozen=True)
+class Shrinkage(StepRule):
+    """Step sizes that sum to `total` over the run at lr = 1, whatever its length.
+
+    About exp(-total) of the initial weights is left at the end; the rest is a mixture of vertices. After `steps` steps
+    the step size is zero.
+
+    Args:
+        total: sum of the step sizes, positive; 3 is a good start.
+        steps: number of optimizer steps of the run, at least 1.
+        profile: how the total is spread.
+
+    Raises:
+        ValueError: if total or steps is out of range, or the run is so short that a step size would exceed 1.
+    """
+
+    total: float
+    steps: int
+    profile: Profile = field(default_factory=Linear)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.total < math.inf:
+            raise ValueError(f"total must be positive and finite, found {self.total!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, found {self.steps!r}")
+        largest = self.total * self.profile.peak(self.steps)
+        if largest > 1.0:
+            raise ValueError(
+                f"total={self.total} over steps={self.steps} asks for a step size of {largest:.3g}, above 1; "
+                "lower total or train for more steps"
+            )
+
+    def factor(self, now: Situation) -> Tensor | float:
+        share = self.profile.weight(now.index, self.steps)
+        return torch.where(now.index < self.steps, self.total * share, 0.0)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    norms: list[Tensor] = [torch.linalg.vector_norm(tensor) for tensor in tensors]
+    total: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    return total

@@ -1,0 +1,89 @@
+"""Normalisation layers: which they are, and which layer each of them follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from pliant.structure.matricise import PRUNABLE, axes_of
+
+NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+CHANNEL_NORMS = (_BatchNorm, _InstanceNorm)  # a zero scale and shift make one channel exactly zero, whatever the others
+
+Example = Tensor | Sequence[Any]
+
+
+def call(model: nn.Module, example: Example) -> object:
+    """Run the model on an example: a tensor, or a sequence of positional arguments."""
+    return model(example) if isinstance(example, Tensor) else model(*example)
+
+
+def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
+    """Find the norm layer that consumes exactly the output of each convolution or linear layer.
+
+    The model is run once in evaluation mode without gradients, and the tensors that layers emit are compared with
+    those that norm layers receive; the model is left as it was.
+
+    Args:
+        model: any module.
+        example: what the model can be called with.
+
+    Returns:
+        qualified layer name -> qualified name of its norm layer (batch or instance norm with one scale and one shift
+        per output channel). Layers or norms that are called more than once are left out.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    emitted: list[tuple[nn.Module, Tensor, int]] = []
+    received: list[tuple[nn.Module, Tensor, int]] = []
+
+    def after(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            emitted.append((module, output, output._version))  # noqa: SLF001  (counts writes in place)
+
+    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            received.append((module, inputs[0], inputs[0]._version))  # noqa: SLF001  (as above)
+
+    handles = [m.register_forward_hook(after) for m in names if isinstance(m, PRUNABLE)]
+    handles += [m.register_forward_pre_hook(before) for m in names if isinstance(m, CHANNEL_NORMS)]
+    try:
+        _run_quietly(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    calls = Counter(module for module, _, _ in emitted + received)
+    once = {module for module, count in calls.items() if count == 1}
+    pairs = {}
+    for layer, output, written in emitted:
+        followers = [norm for norm, tensor, version in received if tensor is output and version == written]
+        if layer in once and len(followers) == 1 and followers[0] in once and _fits(layer, followers[0]):
+            pairs[names[layer]] = names[followers[0]]
+    return pairs
+
+
+def _fits(layer: nn.Module, norm: nn.Module) -> bool:
+    weight = layer.get_parameter("weight")
+    return getattr(norm, "num_features", None) == axes_of(layer, "weight").channels(weight.shape)
+
+
+def _run_quietly(model: nn.Module, example: Example) -> None:
+    modes = {module: module.training for module in model.modules()}
+    devices = {p.device.index for p in model.parameters() if p.is_cuda}
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            call(model, example)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module normalises: a norm layer of torch, or a class that calls itself one (`LlamaRMSNorm`)."""
+    return isinstance(module, NORM_LAYERS) or "Norm" in type(module).__name__

@@ -1,0 +1,233 @@
+"""Plan: every trainable parameter gets a region or is free, or the plan fails by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pliant.regions.gauges import Lp, TopK
+from pliant.regions.region import Region
+from pliant.regions.views import Filters, Singular
+from pliant.spec import from_spec, to_spec
+from pliant.structure.group import Group, constrained, describe, joined
+from pliant.structure.norms import Example, is_norm, norm_after
+from pliant.structure.radius import InitScaled, RadiusRule
+from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
+from pliant.structure.treatment import Constraint, Free, Joined, Treatment
+
+RADIUS = InitScaled(30.0)
+NORMS_FOR_FILTERS = Constraint(TopK(0.1), radius=RADIUS)
+NORMS = Constraint(Lp(2.0), radius=RADIUS)
+REST = Free(lr=0.05, momentum=0.9, weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A point that `make_feasible` scaled: its norm before, and the radius, which is its norm now."""
+
+    names: tuple[str, ...]
+    value: float
+    radius: float
+
+
+class Plan:
+    """What is constrained how. Iterate over its groups, print it, or hand `param_groups()` to `SFW`."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = tuple(groups)
+
+    @staticmethod
+    def for_filters(
+        model: nn.Module,
+        *,
+        k: float,
+        radius: RadiusRule = RADIUS,
+        norms: Treatment | Joined = NORMS_FOR_FILTERS,
+        rest: Treatment = REST,
+        ignore: Sequence[str] = (),
+        example: Example | None = None,
+    ) -> Plan:
+        """Constrain filters by a group-k-support ball each, for `FilterPruning`.
+
+        Filters are those of all convolutions; of all linear layers but the last where the model has no convolution.
+
+        Args:
+            model: any module; frozen parameters are left out.
+            k: filters in a vertex: an int is a count, a float a fraction of the layer's filters.
+            radius: radius rule of the filters.
+            norms: treatment of norm scales and shifts; `Joined()` makes them part of the filter's atom.
+            rest: treatment of all other parameters.
+            ignore: patterns of layer names whose weights are left to `rest`.
+            example: what the model can be called with; needed for `Joined()` only.
+
+        Raises:
+            ValueError: if nothing is left to constrain, or `Joined()` comes without an example.
+        """
+        slots = slots_of(model)
+        layers = ignored(filter_layers(model), ignore)
+        kind = Constraint(TopK(k), Filters, radius)
+        if not isinstance(norms, Joined):
+            return _preset(slots, layers, kind, norms, rest)
+        if example is None:
+            raise ValueError("norms=Joined() needs example=..., an input to find which norm layer follows which filter")
+        atoms = joined(slots, layers, norm_after(model, example), kind)
+        taken = {id(slot.parameter) for group in atoms for slot in group.slots}
+        others = [slot for slot in slots if id(slot.parameter) not in taken]
+        return Plan([*atoms, *_assign(others, _choice({}, kind, norms.otherwise, rest))])
+
+    @staticmethod
+    def for_low_rank(
+        model: nn.Module,
+        *,
+        k: float,
+        radius: RadiusRule = RADIUS,
+        norms: Treatment = NORMS,
+        rest: Treatment = REST,
+        ignore: Sequence[str] = (),
+    ) -> Plan:
+        """Constrain weights by a spectral-k-support ball each, for `LowRank`.
+
+        Weights are those of all convolutions and of all linear layers but the last.
+
+        Args:
+            model: any module; frozen parameters are left out.
+            k: rank of a vertex: an int is a count, a float a fraction of the full rank.
+            radius: radius rule of the weights.
+            norms: treatment of norm scales and shifts.
+            rest: treatment of all other parameters.
+            ignore: patterns of layer names whose weights are left to `rest`.
+
+        Raises:
+            ValueError: if nothing is left to constrain.
+        """
+        layers = ignored(matrix_layers(model), ignore)
+        return _preset(slots_of(model), layers, Constraint(TopK(k), Singular, radius), norms, rest)
+
+    @staticmethod
+    def for_unstructured(
+        model: nn.Module,
+        *,
+        k: float,
+        radius: RadiusRule = RADIUS,
+        norms: Treatment = REST,
+        rest: Treatment = REST,
+        ignore: Sequence[str] = (),
+    ) -> Plan:
+        """Constrain the entries of weights by a k-support ball each, for `UnstructuredPruning`.
+
+        Weights are those of all convolutions and linear layers.
+
+        Args:
+            model: any module; frozen parameters are left out.
+            k: non-zero entries in a vertex: an int is a count, a float a fraction of the layer's weights.
+            radius: radius rule of the weights.
+            norms: treatment of norm scales and shifts.
+            rest: treatment of all other parameters.
+            ignore: patterns of layer names whose weights are left to `rest`.
+
+        Raises:
+            ValueError: if nothing is left to constrain.
+        """
+        layers = ignored(matrix_layers(model, last=True), ignore)
+        return _preset(slots_of(model), layers, Constraint(TopK(k), radius=radius), norms, rest)
+
+    @staticmethod
+    def from_rules(model: nn.Module, rules: Sequence[Rule]) -> Plan:
+        """Give every trainable parameter the treatment of the first rule that matches it.
+
+        Raises:
+            ValueError: naming the parameters that no rule matches.
+        """
+        slots = slots_of(model)
+        treatments = dict(zip((slot.name for slot in slots), match(slots, rules), strict=True))
+        return Plan(_assign(slots, lambda slot: treatments[slot.name]))
+
+    @staticmethod
+    def from_json(model: nn.Module, text: str) -> Plan:
+        """Rebuild a plan that `to_json` wrote, for a model with the same trainable parameters.
+
+        Raises:
+            ValueError: naming the parameters that only the model or only the plan has.
+        """
+        slots = {slot.name: slot for slot in slots_of(model)}
+        entries = json.loads(text)
+        planned = [name for entry in entries for name in entry["parameters"]]
+        if sorted(planned) != sorted(slots):
+            odd = ", ".join(sorted(set(planned) ^ set(slots))) or "some parameter twice"
+            raise ValueError(f"the plan and the model's trainable parameters differ: {odd}")
+        return Plan(
+            [Group(tuple(slots[n] for n in entry["parameters"]), from_spec(entry["target"])) for entry in entries]
+        )
+
+    def to_json(self) -> str:
+        """Return the plan as JSON: parameter names and the specification of each region."""
+        return json.dumps([{"parameters": group.names, "target": to_spec(group.target)} for group in self], indent=1)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return parameter groups for `SFW`, one per region and one per kind of free parameters."""
+        return [group.options() for group in self]
+
+    def make_feasible(self) -> list[Moved]:
+        """Scale the weights into their regions, in place, and return what was scaled."""
+        moved = []
+        for group in self:
+            value = group.scale_into()
+            if value is not None and isinstance(group.target, Region):
+                moved.append(Moved(group.names, value, group.target.radius))
+        return moved
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __str__(self) -> str:
+        head = ("parameter", "shape", "region", "k", "radius", "diameter")
+        rows = [head, *(row for group in self for row in describe(group))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+    def __repr__(self) -> str:
+        return f"Plan of {len(self)} groups\n{self}"
+
+
+def _preset(
+    slots: Sequence[Slot], layers: dict[str, nn.Module], kind: Constraint, norms: Treatment, rest: Treatment
+) -> Plan:
+    return Plan(_assign(slots, _choice(layers, kind, norms, rest)))
+
+
+def _choice(
+    layers: dict[str, nn.Module], kind: Constraint, norms: Treatment, rest: Treatment
+) -> Callable[[Slot], Treatment]:
+    modules = set(layers.values())
+
+    def choose(slot: Slot) -> Treatment:
+        if slot.module in modules and slot.local == "weight":
+            return kind
+        return norms if is_norm(slot.module) else rest
+
+    return choose
+
+
+def _assign(slots: Sequence[Slot], choose: Callable[[Slot], Treatment]) -> list[Group]:
+    groups: list[Group] = []
+    free: dict[Free, list[Slot]] = {}
+    for slot in slots:
+        treatment = choose(slot)
+        if not isinstance(treatment, Treatment):
+            raise ValueError(
+                f"{slot.name}: the treatment must be a Constraint or Free, found {treatment!r}; "
+                "Joined() is for norms= of Plan.for_filters alone"
+            )
+        if isinstance(treatment, Free):
+            free.setdefault(treatment, []).append(slot)
+        else:
+            groups.append(constrained(slot, treatment))
+    return groups + [Group(tuple(members), target) for target, members in free.items()]

@@ -1,0 +1,134 @@
+"""Which parameters there are, which layers carry them, and rules that give each a treatment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.treatment import Treatment
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One trainable parameter and where it lives."""
+
+    name: str
+    module: nn.Module
+    local: str
+    parameter: nn.Parameter
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Parameters that match all conditions get the treatment.
+
+    Args:
+        treat: a `Constraint` or `Free`.
+        name: pattern on the qualified parameter name, as of `fnmatch` ("layer?.*.weight").
+        modules: types of the owning module; empty: any.
+        local: pattern on the parameter's name inside its module ("weight").
+    """
+
+    treat: Treatment
+    name: str = "*"
+    modules: tuple[type[nn.Module], ...] = ()
+    local: str = "*"
+
+    def matches(self, slot: Slot) -> bool:
+        """Tell whether a parameter falls under this rule."""
+        owner = not self.modules or isinstance(slot.module, self.modules)
+        return owner and fnmatchcase(slot.name, self.name) and fnmatchcase(slot.local, self.local)
+
+
+def slots_of(model: nn.Module) -> list[Slot]:
+    """Return every trainable parameter once, tied ones under their first name; frozen ones are left out.
+
+    Raises:
+        ValueError: if the model has no trainable parameter.
+    """
+    seen: set[int] = set()
+    slots = []
+    for prefix, module in model.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            slots.append(Slot(f"{prefix}.{local}" if prefix else local, module, local, parameter))
+    if not slots:
+        raise ValueError("the model has no trainable parameter: every one has requires_grad=False, or there is none")
+    return slots
+
+
+def match(slots: Sequence[Slot], rules: Sequence[Rule]) -> list[Treatment]:
+    """Return the treatment of every parameter.
+
+    Raises:
+        ValueError: if a parameter matches no rule; the message names all such parameters.
+    """
+    found = [next((rule.treat for rule in rules if rule.matches(slot)), None) for slot in slots]
+    missing = [slot.name for slot, treat in zip(slots, found, strict=True) if treat is None]
+    if missing:
+        raise ValueError(
+            f"no rule matches {', '.join(missing)}; add rules for them, or end with Rule(Free()) for all others"
+        )
+    return [treat for treat in found if treat is not None]
+
+
+def filter_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers whose output channels a plan for filters constrains, by name.
+
+    All convolutions; where there is none, all linear layers but the last, which emits the classes.
+    """
+    layers = _layers(model, (*CONVOLUTIONS, *TRANSPOSED))
+    return layers or _without_last(_layers(model, (nn.Linear,)))
+
+
+def matrix_layers(model: nn.Module, *, last: bool = False) -> dict[str, nn.Module]:
+    """Return all convolutions and linear layers by name, without the last linear layer unless `last` is set."""
+    layers = _layers(model, PRUNABLE)
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    return layers if last or not linear else {name: layer for name, layer in layers.items() if name != linear[-1]}
+
+
+def ignored(layers: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the layers whose names match no pattern and whose weight is trainable.
+
+    Raises:
+        ValueError: if none is left, or a weight is no parameter but computed from others.
+    """
+    left = {name: layer for name, layer in layers.items() if not any(fnmatchcase(name, p) for p in patterns)}
+    computed = [name for name, layer in left.items() if _is_computed(layer)]
+    if computed:
+        raise ValueError(
+            f"the weight of {', '.join(computed)} is computed, by a parametrization such as weight norm, so that no "
+            "ball can hold it: remove the parametrization, or name these layers in ignore"
+        )
+    left = {name: layer for name, layer in left.items() if layer.get_parameter("weight").requires_grad}
+    if not left:
+        raise ValueError(
+            f"no layer is left to constrain: the model has {', '.join(layers) or 'no fitting layer'}, "
+            f"ignore is {list(patterns)}, and frozen weights do not count"
+        )
+    return left
+
+
+def _layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and ("weight" in module._parameters or _is_computed(module))  # noqa: SLF001
+    }
+
+
+def _is_computed(module: nn.Module) -> bool:
+    # Looking at a parametrized weight computes it, which under spectral norm changes the model: names alone decide.
+    return parametrize.is_parametrized(module, "weight") or "weight_g" in dict(module.named_parameters(recurse=False))
+
+
+def _without_last(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return dict(list(layers.items())[:-1])

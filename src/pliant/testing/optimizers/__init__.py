@@ -1,0 +1,1 @@
+"""The laws of optimizers, by theme; `pliant.testing.optimizer_laws` runs them."""

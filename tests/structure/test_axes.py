@@ -1,0 +1,67 @@
+"""Which axes the parameters of every layer type have."""
+
+import pytest
+import torch
+from torch import nn
+
+from pliant.regions import Axes
+from pliant.structure import axes_of
+
+CASES = [
+    (nn.Linear(3, 4), {"weight": Axes(), "bias": Axes()}),
+    (nn.Conv1d(4, 6, 3, groups=2), {"weight": Axes(groups=2), "bias": Axes()}),
+    (nn.Conv2d(4, 6, 3), {"weight": Axes(), "bias": Axes()}),
+    (nn.Conv3d(4, 4, 2, groups=4), {"weight": Axes(groups=4), "bias": Axes()}),
+    (nn.ConvTranspose1d(4, 6, 3), {"weight": Axes(out=1), "bias": Axes()}),
+    (nn.ConvTranspose2d(4, 6, 3, groups=2), {"weight": Axes(out=1, groups=2), "bias": Axes()}),
+    (nn.ConvTranspose3d(4, 6, 2), {"weight": Axes(out=1), "bias": Axes()}),
+    (nn.MultiheadAttention(4, 2), {"in_proj_weight": Axes(groups=3), "in_proj_bias": Axes(groups=3)}),
+    (nn.MultiheadAttention(4, 2, kdim=3), {"q_proj_weight": Axes(), "k_proj_weight": Axes()}),
+    (nn.RNN(3, 4), {"weight_ih_l0": Axes(), "weight_hh_l0": Axes()}),
+    (nn.GRU(3, 4), {"weight_ih_l0": Axes(groups=3), "weight_hh_l0": Axes(groups=3)}),
+    (
+        nn.LSTM(3, 4, proj_size=2, bidirectional=True),
+        {"weight_ih_l0": Axes(groups=4), "weight_hh_l0_reverse": Axes(groups=4), "weight_hr_l0": Axes()},
+    ),
+    (nn.RNNCell(3, 4), {"weight_ih": Axes()}),
+    (nn.GRUCell(3, 4), {"weight_hh": Axes(groups=3)}),
+    (nn.LSTMCell(3, 4), {"weight_ih": Axes(groups=4)}),
+    (nn.BatchNorm2d(4), {"weight": Axes(), "bias": Axes()}),
+    (nn.Embedding(5, 4), {"weight": Axes()}),
+]
+
+
+@pytest.mark.parametrize(("module", "expected"), CASES, ids=lambda x: type(x).__name__)
+def test_axes_are_those_of_the_layer(module, expected):
+    assert {name: axes_of(module, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("module", "_"), CASES, ids=lambda x: type(x).__name__)
+def test_axes_fit_every_parameter(module, _):
+    for name, parameter in module.named_parameters(recurse=False):
+        axes = axes_of(module, name)
+        matrices = axes.to_matrices(parameter)
+        assert matrices.shape == axes.matrix_shape(parameter.shape)
+        assert bool((axes.from_matrices(matrices, parameter.shape) == parameter).all())
+
+
+def test_subclasses_have_the_axes_of_their_base():
+    class Own(nn.LSTM):
+        pass
+
+    assert axes_of(Own(3, 4), "weight_ih_l0") == Axes(groups=4)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+def test_the_rows_are_the_output_channels(layer):
+    """Scaling row i of the matrices scales output channel i, with the bias out of the way."""
+    x = torch.randn(1, 4, 5, 5)
+    axes = axes_of(layer, "weight")
+    factors = torch.arange(1.0, 7.0)
+    with torch.no_grad():
+        layer.bias.zero_()
+        before = layer(x)
+        matrices = axes.to_matrices(layer.weight)
+        rows = matrices * factors.reshape(2, 3, 1)
+        layer.weight.copy_(axes.from_matrices(rows, layer.weight.shape))
+        torch.testing.assert_close(layer(x), before * factors.reshape(1, 6, 1, 1))
