@@ -1,0 +1,115 @@
+"""Train once, cut anywhere: compression-aware training for PyTorch.
+
+Three steps, each usable alone: constrain (`Plan`), train (`SFW`), cut (`compress`, `sweep`).
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from pliant.compress import (
+    Compressed,
+    Compressor,
+    Cut,
+    FilterPruning,
+    LowRank,
+    UnstructuredPruning,
+    compress,
+    recalibrate_batchnorm,
+    sweep,
+)
+from pliant.optim import (
+    SFW,
+    DiameterScaled,
+    FastGradientScaled,
+    GradientScaled,
+    NonFinite,
+    NonFiniteGradientError,
+    Raw,
+    Shrinkage,
+)
+from pliant.regions import (
+    Axes,
+    Ball,
+    Coupled,
+    Entries,
+    Filters,
+    Joint,
+    Lp,
+    Penalty,
+    Region,
+    Scaled,
+    Singular,
+    TopK,
+    group_k_sparse_polytope,
+    group_k_support_ball,
+    group_lasso_ball,
+    k_sparse_polytope,
+    k_support_ball,
+    l1_ball,
+    l2_ball,
+    linf_ball,
+    lp_ball,
+    nuclear_ball,
+    spectral_ball,
+    spectral_k_sparse_polytope,
+    spectral_k_support_ball,
+)
+from pliant.structure import Constraint, Diameter, Fixed, Free, InitScaled, Joined, Plan, Rule
+
+try:
+    __version__ = version("pliant")
+except PackageNotFoundError:  # used from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "SFW",
+    "Axes",
+    "Ball",
+    "Compressed",
+    "Compressor",
+    "Constraint",
+    "Coupled",
+    "Cut",
+    "Diameter",
+    "DiameterScaled",
+    "Entries",
+    "FastGradientScaled",
+    "FilterPruning",
+    "Filters",
+    "Fixed",
+    "Free",
+    "GradientScaled",
+    "InitScaled",
+    "Joined",
+    "Joint",
+    "LowRank",
+    "Lp",
+    "NonFinite",
+    "NonFiniteGradientError",
+    "Penalty",
+    "Plan",
+    "Raw",
+    "Region",
+    "Rule",
+    "Scaled",
+    "Shrinkage",
+    "Singular",
+    "TopK",
+    "UnstructuredPruning",
+    "__version__",
+    "compress",
+    "group_k_sparse_polytope",
+    "group_k_support_ball",
+    "group_lasso_ball",
+    "k_sparse_polytope",
+    "k_support_ball",
+    "l1_ball",
+    "l2_ball",
+    "linf_ball",
+    "lp_ball",
+    "nuclear_ball",
+    "recalibrate_batchnorm",
+    "spectral_ball",
+    "spectral_k_sparse_polytope",
+    "spectral_k_support_ball",
+    "sweep",
+]

@@ -1,0 +1,134 @@
+"""Which layers a compressor may touch, and why not the others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from pliant.compress.probe import Probe
+from pliant.spec import register
+from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.norms import NORM_LAYERS
+
+
+@register
+class Layers(Enum):
+    """Which kinds of layers are cut; output layers never are."""
+
+    AUTO = "auto"  # the convolutions; in a model without any, the linear layers
+    CONVOLUTIONS = "convolutions"  # transposed ones too
+    LINEARS = "linears"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The layers to cut, and the others with the reason.
+
+    Args:
+        layers: qualified name -> convolution or linear layer.
+        skipped: qualified layer or parameter name -> reason.
+    """
+
+    layers: Mapping[str, nn.Module]
+    skipped: Mapping[str, str]
+
+
+def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequence[str]) -> Candidates:
+    """Sort the layers of a model into those to cut and those to leave.
+
+    Args:
+        model: the model.
+        probe: what one run of it showed.
+        kind: the kinds of layers to cut.
+        ignore: patterns of qualified names to leave, such as "stages.0.*".
+    """
+    types = _types(model, kind)
+    shared = shared_layers(model)
+    layers, skipped = {}, {}
+    for name, module in model.named_modules():
+        if not isinstance(module, PRUNABLE):
+            skipped.update(_foreign(name, module))
+            continue
+        reason = shared.get(name) or _refusal(name, module, probe, ignore)
+        if reason is None and not isinstance(module, types):
+            reason = f"{type(module).__name__} is not among the layers asked for ({kind.name})"
+        if reason is None:
+            layers[name] = module
+        else:
+            skipped[name] = reason
+    return Candidates(layers, skipped)
+
+
+def matches(name: str, patterns: Sequence[str]) -> str | None:
+    """Return the first of the patterns that a name matches."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
+
+
+def check_ignore(ignore: Sequence[str]) -> None:
+    """Check patterns at construction.
+
+    Raises:
+        ValueError: if `ignore` is one string, or holds anything else than strings.
+    """
+    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise ValueError(f"ignore must be a tuple of name patterns such as ('stages.0.*',), found {ignore!r}")
+
+
+def shared_layers(model: nn.Module) -> dict[str, str]:
+    """Return name -> reason for every layer whose module or weight the model uses under several names."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        for _, parameter in module.named_parameters(recurse=False):
+            owners[id(parameter)].append(name)
+    reasons = {}
+    for names in owners.values():
+        for name in names:
+            others = sorted(set(names) - {name})
+            if others:
+                reasons[name] = f"shares its weights with {', '.join(others)}"
+    return reasons
+
+
+def _types(model: nn.Module, kind: Layers) -> tuple[type[nn.Module], ...]:
+    if kind is Layers.ALL:
+        return PRUNABLE
+    convolutions = (*CONVOLUTIONS, *TRANSPOSED)
+    if kind is Layers.AUTO:
+        has = any(isinstance(module, convolutions) for module in model.modules())
+        return convolutions if has else (nn.Linear,)
+    return convolutions if kind is Layers.CONVOLUTIONS else (nn.Linear,)
+
+
+def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) -> str | None:
+    own = dict(module.named_parameters(recurse=False))
+    pattern = matches(name, ignore)
+    if pattern is not None:
+        return f"matches the ignore pattern {pattern!r}"
+    if name not in probe.uses:
+        return "its forward is not called on the example (another module may read its weights directly)"
+    if name in probe.heads:
+        return "an output layer of the model"
+    if "weight" not in own:
+        return "its weight is not a plain parameter (parametrised, or computed before each call)"
+    if type(module) not in PRUNABLE:
+        return f"{type(module).__name__} is a subclass whose forward may differ"
+    if not torch.isfinite(own["weight"]).all():
+        raise ValueError(f"the weight of {name!r} must be finite, found infinite or NaN entries: repair the model")
+    return None
+
+
+def _foreign(name: str, module: nn.Module) -> dict[str, str]:
+    if isinstance(module, NORM_LAYERS):
+        return {}
+    prefix = f"{name}." if name else ""
+    matrices = [n for n, p in module.named_parameters(recurse=False) if p.ndim > 1]
+    return {
+        prefix + n: f"a parameter of {type(module).__name__}, which is neither convolution nor linear" for n in matrices
+    }

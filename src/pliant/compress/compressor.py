@@ -1,0 +1,105 @@
+"""Compressor: select what stays, truncate, realise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import nn
+
+from pliant.compress.atoms import check_fraction
+from pliant.compress.cut import Cut, CutError
+from pliant.spec import from_spec, to_spec
+from pliant.structure.norms import Example
+
+
+class Compressor(ABC):
+    """A way to cut models. No method changes the model it is given, nor shares a tensor with it.
+
+    To write one: a frozen dataclass with these three methods, decorated with `pliant.spec.register`;
+    `pliant.testing.check_compressor` then checks the laws.
+    """
+
+    @abstractmethod
+    def select(
+        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+    ) -> Cut:
+        """Choose the atoms that stay.
+
+        Args:
+            model: the trained model.
+            fraction: share of the atoms to remove, 0 <= fraction < 1. At least one atom of every layer stays.
+            budget: not available yet.
+            example: what the model can be called with: a tensor, or a sequence of positional arguments.
+
+        Raises:
+            ValueError: if the fraction is out of range, or a budget is given.
+        """
+
+    @abstractmethod
+    def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
+        """Return a copy of the same shapes in which the removed atoms are zero; a cut of nothing is the identity.
+
+        Raises:
+            CutError: if the cut is another compressor's, or does not fit the model.
+        """
+
+    @abstractmethod
+    def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
+        """Return a physically smaller copy with the outputs of `truncate`.
+
+        Raises:
+            CutError: if the cut is another compressor's, or does not fit the model.
+        """
+
+
+def compressor_of(cut: Cut) -> Compressor:
+    """Rebuild the compressor that made a cut.
+
+    Raises:
+        CutError: if its class is not registered, or the options do not fit it.
+    """
+    try:
+        compressor = from_spec({**cut.options, "type": cut.compressor})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CutError(f"the cut's compressor {cut.compressor!r} cannot be rebuilt: {error}") from error
+    if not isinstance(compressor, Compressor):
+        raise CutError(f"{cut.compressor!r} is no compressor")
+    return compressor
+
+
+def options_of(compressor: Compressor) -> dict[str, Any]:
+    """Return a compressor's options as plain data, as a cut holds them."""
+    spec = to_spec(compressor)
+    return {name: value for name, value in spec.items() if name != "type"}
+
+
+def check_request(fraction: float | None, budget: object) -> float | None:
+    """Check what `select` was asked for.
+
+    Raises:
+        ValueError: if a budget is given, or the fraction is out of range.
+    """
+    if budget is not None:
+        raise ValueError("budget is not available yet: use fraction")
+    return None if fraction is None else check_fraction(fraction)
+
+
+def check_fits(compressor: Compressor, cut: Cut, atoms: dict[str, int | None]) -> None:
+    """Check that a cut is this compressor's and fits a model.
+
+    Args:
+        compressor: the compressor in use.
+        cut: the cut to apply.
+        atoms: layer name -> atoms the model has there, None if it has no such layer; one entry per layer of the cut.
+
+    Raises:
+        CutError: if not.
+    """
+    if cut.compressor != type(compressor).__name__:
+        raise CutError(f"the cut was made by {cut.compressor}, it cannot be applied by {type(compressor).__name__}")
+    for name, found in atoms.items():
+        if found is None:
+            raise CutError(f"the cut names the layer {name!r}, which the model does not have or cannot cut")
+        if found != cut.atoms[name]:
+            raise CutError(f"layer {name!r}: the cut was made for {cut.atoms[name]} atoms, the model has {found}")

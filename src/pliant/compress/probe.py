@@ -1,0 +1,112 @@
+"""One run of the model on the example: which layers are called, how often, and which of them are its outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.norms import Example, call
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one layer was used.
+
+    Args:
+        calls: how often it was called.
+        inputs: positions (samples, pixels, tokens) that it read, all calls together.
+        outputs: positions that it wrote.
+        ndim: dimensions of its output, batch and channels included.
+        plain: whether every call had exactly one positional argument.
+    """
+
+    calls: int
+    inputs: int
+    outputs: int
+    ndim: int
+    plain: bool
+
+    def entry_uses(self, layer: nn.Module) -> int:
+        """Return how often each weight entry is multiplied."""
+        return self.inputs if isinstance(layer, TRANSPOSED) else self.outputs
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one run showed.
+
+    Args:
+        uses: qualified name of each convolution or linear layer that was called -> how.
+        heads: names of the output layers: no other layer stands between them and the model's output.
+    """
+
+    uses: Mapping[str, Use]
+    heads: frozenset[str]
+
+
+def probe(model: nn.Module, example: Example) -> Probe:
+    """Run a copy of the model once, in evaluation mode.
+
+    Output layers are found by walking from the outputs back through the autograd graph until layers are met, so that
+    a softmax, a pool or a reshape behind the last layer hides nothing.
+    """
+    twin = copy.deepcopy(model).eval()
+    for parameter in twin.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
+    uses: dict[str, Use] = {}
+    emitted: list[tuple[str, Tensor, Any]] = []
+    for name, module in twin.named_modules():
+        if isinstance(module, PRUNABLE):
+            module.register_forward_hook(_recorder(name, uses, emitted), with_kwargs=True)
+    with torch.enable_grad():
+        outputs = [t for t in pytree.tree_leaves(call(twin, example)) if isinstance(t, Tensor)]
+    return Probe(uses, _heads(outputs, emitted))
+
+
+def _recorder(name: str, uses: dict[str, Use], emitted: list[tuple[str, Tensor, Any]]) -> Any:  # noqa: ANN401 (hook)
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        emitted.append((name, output, output.grad_fn))  # an activation in place replaces grad_fn afterwards
+        given = args[0] if args else next(iter(kwargs.values()))
+        read, written = _widths(module)
+        old = uses.get(name, Use(0, 0, 0, 0, plain=True))
+        uses[name] = Use(
+            calls=old.calls + 1,
+            inputs=old.inputs + given.numel() // read,
+            outputs=old.outputs + output.numel() // written,
+            ndim=output.ndim,
+            plain=old.plain and len(args) == 1 and not kwargs,
+        )
+
+    return hook
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
+        return layer.in_channels, layer.out_channels
+    raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
+
+
+def _heads(outputs: Iterable[Tensor], emitted: list[tuple[str, Tensor, Any]]) -> frozenset[str]:
+    outputs = list(outputs)
+    storages = {t.untyped_storage().data_ptr() for t in outputs}
+    heads = {name for name, t, _ in emitted if t.untyped_storage().data_ptr() in storages}
+    owners = {node: name for name, _, node in emitted if node is not None}
+    stack, seen = [t.grad_fn for t in outputs if t.grad_fn is not None], set()
+    while stack:
+        node = stack.pop()
+        if node in owners:
+            heads.add(owners[node])
+        elif node not in seen:
+            seen.add(node)
+            stack.extend(following for following, _ in node.next_functions if following is not None)
+    return frozenset(heads)

@@ -1,0 +1,88 @@
+"""sweep: one checkpoint, many fractions, raw and recalibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from pliant.compress.calibrate import recalibrate_batchnorm
+from pliant.compress.compressor import Compressor
+from pliant.structure.norms import Example
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cut of a sweep.
+
+    Args:
+        compressor: class name.
+        fraction: fraction of the atoms asked to go.
+        removed_fraction: share of the atoms that is gone.
+        raw: what `evaluate` said of the cut model as it is.
+        recalibrated: what it said with recomputed running statistics; None without calibration batches.
+        parameters: predicted, of the realised model.
+        macs: predicted, of the realised model on the example.
+        dense_parameters: before the cut.
+        dense_macs: before the cut.
+    """
+
+    compressor: str
+    fraction: float
+    removed_fraction: float
+    raw: float
+    recalibrated: float | None
+    parameters: int
+    macs: int
+    dense_parameters: int
+    dense_macs: int
+
+
+def sweep(
+    model: nn.Module,
+    compressor: Compressor,
+    fractions: Iterable[float],
+    *,
+    example: Example,
+    evaluate: Callable[[nn.Module], float],
+    calibrate: Iterable[Example] | None = None,
+    realise: bool = False,
+) -> list[Row]:
+    """Cut one model at many fractions and evaluate each cut; the model is left as it is.
+
+    The truncated models are evaluated, which have the outputs of the realised ones; sizes are those that the cuts
+    predict for the realised ones.
+
+    Args:
+        model: the trained model.
+        compressor: what is cut and how.
+        fractions: shares of the atoms to remove, each 0 <= fraction < 1.
+        example: what the model can be called with; MACs are counted on it.
+        evaluate: called with a model, for example `lambda m: accuracy(m, batches)`.
+        calibrate: batches of training inputs, iterated once per fraction; None for raw numbers only.
+        realise: evaluate the realised models instead.
+
+    Raises:
+        ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
+    """
+    if isinstance(calibrate, Iterator):
+        raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
+    rows = []
+    for fraction in fractions:
+        cut = compressor.select(model, fraction, example=example)
+        cut_model = compressor.realise(model, cut) if realise else compressor.truncate(model, cut)
+        rows.append(
+            Row(
+                compressor=cut.compressor,
+                fraction=float(fraction),
+                removed_fraction=cut.removed_fraction,
+                raw=evaluate(cut_model),
+                recalibrated=None if calibrate is None else evaluate(recalibrate_batchnorm(cut_model, calibrate)),
+                parameters=cut.parameters,
+                macs=cut.macs,
+                dense_parameters=cut.dense_parameters,
+                dense_macs=cut.dense_macs,
+            )
+        )
+    return rows

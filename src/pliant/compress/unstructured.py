@@ -1,0 +1,119 @@
+"""UnstructuredPruning: single weights go, the tensors stay dense."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pliant.compress.atoms import Global, Scope, lowest
+from pliant.compress.candidates import check_ignore, matches
+from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
+from pliant.compress.cut import Cut, CutError
+from pliant.metrics.size import count_macs
+from pliant.spec import register
+from pliant.structure.norms import NORM_LAYERS, Example
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+@register
+@dataclass(frozen=True)
+class UnstructuredPruning(Compressor):
+    """Set the weights of smallest magnitude to zero, exactly as many as the fraction says.
+
+    The weights are the matrices and kernels of all layers, output layers and attention projections included; norm
+    layers, biases, embeddings and free tokens never take part. `realise` returns what `truncate` returns, dense tensors
+    that hold zeros: zeros in between save nothing, and the cut says so. The layers of a cut are named by parameter
+    ("conv.weight").
+
+    Args:
+        scope: over what the magnitudes compete.
+        ignore: patterns of parameter names to leave whole.
+
+    Raises:
+        ValueError: if `ignore` is not a tuple of patterns.
+    """
+
+    scope: Scope = field(default_factory=Global)
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_ignore(self.ignore)
+
+    def select(
+        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+    ) -> Cut:
+        fraction = check_request(fraction, budget)
+        if fraction is None:
+            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
+        weights, skipped = _weights(model, self.ignore)
+        magnitudes = [_magnitudes(name, weight) for name, weight in weights.items()]
+        masks = self.scope.removed(magnitudes, fraction)
+        kept = {n: len(mask) - int(mask.sum()) for n, mask in zip(weights, masks, strict=True)}
+        parameters = sum(p.numel() for p in model.parameters())
+        macs = count_macs(model, example)
+        reduced = [name for name, weight in weights.items() if kept[name] < weight.numel()]
+        return Cut(
+            compressor=type(self).__name__,
+            options=options_of(self),
+            fraction=fraction,
+            atoms={name: weight.numel() for name, weight in weights.items()},
+            kept=kept,
+            skipped=skipped,
+            left_dense=dict.fromkeys(reduced, "single zeros stay in a dense tensor"),
+            parameters=parameters,
+            macs=macs,
+            dense_parameters=parameters,
+            dense_macs=macs,
+        )
+
+    def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
+        found = dict(model.named_parameters())
+        check_fits(self, cut, {name: found[name].numel() if name in found else None for name in cut.atoms})
+        copied = copy.deepcopy(model)
+        parameters = dict(copied.named_parameters())
+        for name in cut.reduced():
+            kept = cut.kept[name]
+            if not isinstance(kept, int):
+                raise CutError(f"layer {name!r}: the cut must give a number of weights, found a list")
+            removed = lowest(_magnitudes(name, parameters[name]), cut.atoms[name] - kept)
+            with torch.no_grad():
+                parameters[name].masked_fill_(removed.view(parameters[name].shape), 0.0)
+        return copied
+
+    def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
+        return self.truncate(model, cut)
+
+
+def _weights(model: nn.Module, ignore: Sequence[str]) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+    weights: dict[str, nn.Parameter] = {}
+    skipped: dict[str, str] = {}
+    owners = dict(model.named_modules())
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner, _, local = name.rpartition(".")
+        pattern = matches(name, ignore)
+        if parameter.ndim < 2:
+            continue
+        if first.setdefault(id(parameter), name) != name:
+            skipped[name] = f"the same tensor as {first[id(parameter)]}"
+        elif pattern is not None:
+            skipped[name] = f"matches the ignore pattern {pattern!r}"
+        elif isinstance(owners[owner], (*NORM_LAYERS, *_TABLES)):
+            skipped[name] = f"a parameter of {type(owners[owner]).__name__}"
+        elif "weight" not in local:
+            skipped[name] = "not the weight of a layer"
+        else:
+            weights[name] = parameter
+    return weights, skipped
+
+
+def _magnitudes(name: str, weight: Tensor) -> Tensor:
+    magnitudes = weight.detach().abs().flatten()
+    if not torch.isfinite(magnitudes).all():
+        raise ValueError(f"{name!r} must be finite, found infinite or NaN entries: repair the model")
+    return magnitudes.float() if magnitudes.dtype in {torch.float16, torch.bfloat16} else magnitudes

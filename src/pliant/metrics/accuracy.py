@@ -1,0 +1,66 @@
+"""How good a model is: accuracy and mean loss over batches, with the model left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model into evaluation mode; on leaving, every module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def accuracy(model: nn.Module, batches: Batches) -> float:
+    """Return the share of samples whose largest score is that of their label, in [0, 1].
+
+    The model runs in evaluation mode, without gradients, and gets its modes back.
+
+    Args:
+        model: called with the images; returns scores of shape (samples, classes).
+        batches: pairs (inputs, labels); labels are int64 of shape (samples,), on the device of the scores.
+
+    Raises:
+        ValueError: if there are no samples.
+    """
+    return _mean(model, batches, lambda scores, labels: (scores.argmax(1) == labels).sum())
+
+
+def evaluate_loss(
+    model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+) -> float:
+    """Return the mean loss over all samples, in evaluation mode and without gradients.
+
+    Args:
+        model: called with the inputs of each batch.
+        batches: pairs (inputs, labels).
+        loss: (outputs, labels) -> the mean over a batch; batches count by their number of samples.
+
+    Raises:
+        ValueError: if there are no samples.
+    """
+    return _mean(model, batches, lambda scores, labels: loss(scores, labels) * len(labels))
+
+
+def _mean(model: nn.Module, batches: Batches, total: Callable[[Tensor, Tensor], Tensor]) -> float:
+    parts: list[Tensor] = []
+    samples = 0
+    with eval_mode(model), torch.no_grad():
+        for inputs, labels in batches:
+            parts.append(total(model(inputs), labels).double())  # added up at the end: no wait for the device a batch
+            samples += len(labels)
+    if samples == 0:
+        raise ValueError("batches must yield at least one sample, found none")
+    return float(torch.stack(parts).sum()) / samples

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compressible import Attention, build
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from pliant.compress import (
+    L1,
+    L2,
+    FilterPruning,
+    Folded,
+    Global,
+    GroupNorm,
+    Layers,
+    Role,
+    compress,
+    output_difference,
+)
+
+
+class Net(nn.Module):
+    """Two convolutions with whatever stands between them."""
+
+    def __init__(self, between, **layers):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 4, 3)
+        self.between = between
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.second(self.between(self.first(x)))
+
+
+def _reason(model, example=None, layer="first", **options):
+    example = torch.randn(2, 3, 8, 8) if example is None else example
+    done = compress(model, FilterPruning(**options), 0.5, example=example)
+    assert done.report.relative_difference < 1e-5
+    assert (done.report.parameters, done.report.macs) == (done.cut.parameters, done.cut.macs)
+    return done.cut.left_dense.get(layer)
+
+
+def test_a_removed_channel_is_exactly_zero_behind_a_learnt_norm():
+    model, example = build("plain")
+    cut = FilterPruning().select(model, 0.5, example=example)
+    truncated = FilterPruning().truncate(model, cut).eval()
+    removed = sorted(set(range(10)) - set(cut.kept["0"]))
+    for mode in (False, True):
+        normed = truncated[:2].train(mode)(example)
+        assert torch.equal(normed[:, removed], torch.zeros_like(normed[:, removed]))
+        assert normed[:, list(cut.kept["0"])].abs().amin((0, 2, 3)).gt(0).any()
+
+
+def test_a_norm_without_scale_is_made_silent_too():
+    model, example = build("conv1d")
+    cut = FilterPruning().select(model, 0.5, example=example)
+    normed = FilterPruning().truncate(model, cut).eval()[:2](example)
+    silent = sorted(set(range(8)) - set(cut.kept["0"]))
+    assert torch.equal(normed[:, silent], torch.zeros_like(normed[:, silent]))
+
+
+def test_every_layer_of_a_plain_chain_shrinks():
+    model, example = build("plain")
+    done = compress(model, FilterPruning(layers=Layers.ALL), 0.5, example=example)
+    sizes = [tuple(m.weight.shape[:2]) for m in done.model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sizes == [(5, 3), (6, 5), (5, 6), (8, 20), (5, 8)]
+    assert done.model[1].num_features == 5
+    assert done.model[4].out_channels == 6
+    assert done.model[4].in_channels == 5
+    assert done.model[11].in_features == 20
+    assert not done.report.left_dense
+
+
+def test_a_realised_model_learns():
+    model, example = build("plain")
+    realised = compress(model, FilterPruning(), 0.5, example=example).model.train()
+    realised(example).square().mean().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in realised.parameters())
+
+
+def test_channels_that_meet_elsewhere_stay_and_are_named():
+    model, example = build("residual")
+    cut = FilterPruning().select(model, 0.5, example=example)
+    assert set(cut.left_dense) == {"stem", "conv2"}
+    assert "several places" in cut.left_dense["stem"]
+    assert "add" in cut.left_dense["conv2"]
+    model, example = build("concat")
+    cut = FilterPruning().select(model, 0.5, example=example)
+    assert set(cut.left_dense) == {"left", "right"}
+    assert "cat" in cut.left_dense["left"]
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (nn.ReLU(), None),
+        (nn.Sequential(nn.BatchNorm2d(8), nn.Hardswish(), nn.Dropout2d(), nn.AvgPool2d(2)), None),
+        (nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.Mish()), None),
+        (nn.Sigmoid(), "does not map zero to zero"),
+        (nn.Softplus(), "does not map zero to zero"),
+        (nn.Softmax(1), "not understood"),
+        (nn.GroupNorm(2, 8), "not understood"),
+        (nn.PixelShuffle(1), "not understood"),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8)), "not understood"),
+        (nn.PReLU(8), "not understood"),
+        (nn.Conv2d(8, 8, 1, groups=2), "grouped"),
+    ],
+    ids=str,
+)
+def test_only_what_keeps_zeros_is_passed(between, reason):
+    found = _reason(Net(between))
+    assert (found is None) if reason is None else reason in found
+
+
+class _Flat(nn.Module):
+    def __init__(self, flatten):
+        super().__init__()
+        self.first, self.second, self.flatten = nn.Conv2d(3, 8, 3), nn.Linear(72, 4), flatten
+
+    def forward(self, x):
+        return self.second(self.flatten(F.max_pool2d(torch.relu(self.first(x)), 2)))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "followed"),
+    [
+        (lambda x: torch.flatten(x, 1), True),
+        (lambda x: x.flatten(start_dim=1), True),
+        (lambda x: x.view(x.size(0), -1), True),
+        (lambda x: x.reshape(x.shape[0], -1), True),
+        (lambda x: x.view(x.size()[0], -1), True),
+        (lambda x: x.view(-1, 72), False),
+        (lambda x: x.permute(0, 2, 3, 1).flatten(1), False),
+        (lambda x: x.transpose(1, 2).reshape(x.size(0), -1), False),
+        (lambda x: x.view(x.size(0), x.size(1) * 9), False),
+        (lambda x: x.flatten(0, 1).view(x.size(0), -1), False),
+    ],
+)
+def test_flattening_is_followed_or_refused(flatten, followed):
+    assert (_reason(_Flat(flatten)) is None) == followed
+
+
+class _Twice(Net):
+    def forward(self, x):
+        x = self.between(self.first(x))
+        return self.second(self.between(x))
+
+
+class _ReadsWeight(Net):
+    def forward(self, x):
+        return super().forward(x) + self.first.weight.sum()
+
+
+def test_layers_that_are_used_twice_stay():
+    assert "called 2 times" in _reason(_Twice(nn.Conv2d(8, 8, 3, padding=1)), layer="between")
+    assert "called 2 times" in _reason(_Twice(nn.Conv2d(8, 8, 3, padding=1)))
+    assert _reason(_Twice(nn.ReLU())) is None
+
+
+def test_a_weight_that_is_read_elsewhere_stays():
+    assert "read outside" in _reason(_ReadsWeight(nn.ReLU()))
+
+
+def test_models_that_cannot_be_traced_are_zeroed_and_named():
+    model, example = build("untraceable")
+    done = compress(model, FilterPruning(), 0.5, example=example)
+    assert all("cannot be traced" in reason for reason in done.report.left_dense.values())
+    assert set(done.report.left_dense) == {"conv1", "conv2"}
+
+
+def test_a_second_consumer_in_training_mode_is_seen():
+    model, example = build("auxiliary")
+    cut = FilterPruning().select(model, 0.5, example=example)
+    assert "several places" in cut.left_dense["conv1"]
+    assert "conv2" not in cut.left_dense
+
+
+def test_pooling_over_the_features_of_a_linear_layer_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.MaxPool1d(2), nn.Linear(4, 3))
+    assert "not understood" in _reason(model, torch.randn(5, 6), layer="0")
+
+
+def test_a_norm_over_tokens_is_no_norm_of_features():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    tokens = torch.randn(4, 8, 6)
+    cut = FilterPruning().select(model, 0.5, example=tokens)
+    assert not any(link.role is Role.NORM for link in cut.links.get("0", ()))
+    assert "not understood" in cut.left_dense["0"]
+
+
+def test_linear_layers_on_tokens_shrink():
+    model, example = build("attention")
+    done = compress(model, FilterPruning(layers=Layers.LINEARS), 0.5, example=example)
+    assert done.report.relative_difference < 1e-10
+    assert "attention.out_proj" in done.report.skipped
+    assert "attention.in_proj_weight" in done.report.skipped
+
+
+def test_a_mlp_on_tokens_is_taken_out_when_the_model_can_be_traced():
+    model = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.Linear(10, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    done = compress(model, FilterPruning(), 0.5, example=torch.randn(2, 7, 6))
+    assert done.model[0].out_features == 5
+    assert set(done.report.left_dense) == {"2"}
+
+
+class _Headed(nn.Module):
+    def __init__(self, tail):
+        super().__init__()
+        self.body, self.head, self.tail = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1), tail
+
+    def forward(self, x):
+        return self.tail(self.head(F.relu(self.body(x))))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda x: x,
+        lambda x: F.log_softmax(x.mean((2, 3)), 1),
+        lambda x: {"scores": x.flatten(1), "other": (x.sum(),)},
+        lambda x: x.relu_(),
+        lambda x: F.interpolate(x, scale_factor=2),
+    ],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_output_layer_is_found_behind_anything(tail, frozen):
+    model = _Headed(tail).requires_grad_(not frozen)
+    cut = FilterPruning().select(model, 0.5, example=torch.randn(2, 3, 6, 6))
+    assert cut.skipped == {"head": "an output layer of the model"}
+    assert set(cut.kept) == {"body"}
+
+
+def test_ignored_tied_and_parametrised_layers_are_skipped_by_name():
+    model = nn.ModuleDict({name: nn.Linear(6, 6) for name in "abcdez"})
+    model["b"].weight = model["a"].weight
+    model["e"] = parametrizations.weight_norm(nn.Linear(6, 6))
+
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = model
+
+        def forward(self, x):
+            for layer in self.layers.values():
+                x = layer(x)
+            return x
+
+    cut = FilterPruning(ignore=("layers.c",)).select(Chain(), 0.5, example=torch.randn(2, 6))
+    assert set(cut.kept) == {"layers.d"}
+    assert "shares its weights with layers.b" in cut.skipped["layers.a"]
+    assert "ignore pattern 'layers.c'" in cut.skipped["layers.c"]
+    assert "not a plain parameter" in cut.skipped["layers.e"]
+    assert "output" in cut.skipped["layers.z"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [(Layers.AUTO, "048"), (Layers.CONVOLUTIONS, "048"), (Layers.LINEARS, {"11"}), (Layers.ALL, {"0", "4", "8", "11"})],
+)
+def test_the_kinds_of_layers(layers, names):
+    model, example = build("plain")
+    assert set(FilterPruning(layers=layers).select(model, 0.5, example=example).kept) == set(names)
+
+
+def _scored(score, model, example, layer, fraction=0.5):
+    return FilterPruning(score).select(model, fraction, example=example).kept[layer]
+
+
+@pytest.mark.parametrize("score", [L1(), L2(), GroupNorm(), Folded()])
+def test_scores_agree_with_their_slow_twins(score):
+    model, example = build("plain")
+    conv, norm = model[4], model[5]
+    scores = []
+    for i, row in enumerate(conv.weight.flatten(1).tolist()):
+        l1, l2 = sum(abs(w) for w in row), sum(w * w for w in row) ** 0.5
+        scale, shift = norm.weight[i].item(), norm.bias[i].item()
+        w0, s0, b0 = conv.weight.norm().item(), norm.weight.norm().item(), norm.bias.norm().item()
+        group = ((l2 / w0) ** 2 + (scale / s0) ** 2 + (shift / max(b0, s0)) ** 2) ** 0.5
+        folded = abs(scale) / (norm.running_var[i].item() + norm.eps) ** 0.5 * l2
+        scores.append({L1: l1, L2: l2, GroupNorm: group, Folded: folded}[type(score)])
+    best = sorted(range(12), key=lambda i: -scores[i])[:6]
+    assert _scored(score, model, example, "4") == tuple(sorted(best))
+
+
+def test_folded_sees_what_the_norm_does_and_the_plain_norms_do_not():
+    model, example = build("plain")
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(10, 3, 3, 3))
+        model[0].weight.div_(model[0].weight.flatten(1).norm(dim=1)[:, None, None, None])
+        model[1].weight.copy_(torch.arange(10.0))
+        model[1].running_var.fill_(1.0)
+    assert _scored(Folded(), model, example, "0") == (5, 6, 7, 8, 9)
+
+
+def test_a_global_cut_does_not_depend_on_the_scale_of_a_layer():
+    model, example = build("plain")
+    before = FilterPruning(L2(), Global()).select(model, 0.6, example=example).kept
+    with torch.no_grad():
+        model[4].weight.mul_(1000.0)
+    assert FilterPruning(L2(), Global()).select(model, 0.6, example=example).kept == before
+    assert len({len(kept) / model[int(name)].out_channels for name, kept in before.items()}) > 1
+
+
+def test_a_global_cut_leaves_one_filter_in_every_layer():
+    model, example = build("plain")
+    with torch.no_grad():
+        model[4].weight[1:].mul_(1e-6)
+    cut = FilterPruning(L2(), Global()).select(model, 0.9, example=example)
+    assert cut.kept["4"] == (0,)
+    assert min(map(len, cut.kept.values())) == 1
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    model, example = build("plain")
+    with torch.no_grad():
+        model[4].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="'4'"):
+        FilterPruning().select(model, 0.5, example=example)
+
+
+def test_requests_are_checked():
+    model, example = build("plain")
+    with pytest.raises(ValueError, match="budget is not available yet"):
+        FilterPruning().select(model, 0.5, budget=0.5, example=example)
+    with pytest.raises(ValueError, match="fraction"):
+        FilterPruning().select(model, example=example)
+    with pytest.raises(ValueError, match="ignore"):
+        FilterPruning(ignore="stem")
+
+
+def test_the_class_token_model_is_cut_where_it_can_be():
+    model, example = build("attention")
+    assert isinstance(model, Attention)
+    cut = FilterPruning().select(model, 0.5, example=example)
+    assert set(cut.kept) == {"patches"}
+    assert "patches" in cut.left_dense
+    realised = FilterPruning().realise(model, cut)
+    assert output_difference(FilterPruning().truncate(model, cut), realised, example)[0] == 0.0

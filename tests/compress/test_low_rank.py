@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from compressible import build
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from pliant.compress import (
+    CutError,
+    Energy,
+    EqualError,
+    EqualFraction,
+    Layers,
+    LowRank,
+    SquaredEnergy,
+    compress,
+)
+from pliant.compress.factor import spectrum
+from pliant.structure.matricise import axes_of
+
+
+def _matrices(layer):
+    return axes_of(layer, "weight").to_matrices(layer.weight.detach())
+
+
+def _relative(model, example, compressor, fraction):
+    return compress(model, compressor, fraction, example=example).report.relative_difference
+
+
+LAYERS = {
+    "linear": nn.Linear(20, 12),
+    "conv1d": nn.Conv1d(4, 12, 5),
+    "conv": nn.Conv2d(4, 12, 3),
+    "conv3d": nn.Conv3d(4, 12, 2),
+    "grouped": nn.Conv2d(8, 12, 3, groups=2),
+    "transposed": nn.ConvTranspose2d(6, 10, 3),
+    "transposed-grouped": nn.ConvTranspose2d(6, 10, 3, groups=2),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_truncation_is_the_best_approximation(layer, dtype):
+    layer = layer.to(dtype)
+    shape = {0: (2, 20), 3: (2, 4, 9)}.get(0 if isinstance(layer, nn.Linear) else layer.weight.ndim)
+    shape = shape or (2, layer.in_channels, *[6] * (layer.weight.ndim - 2))
+    tail = nn.Conv2d(layer.out_channels, 2, 1) if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else None
+    last = tail or (nn.Linear(12, 2) if isinstance(layer, nn.Linear) else type(layer)(12, 2, 1))
+    model = nn.Sequential(layer, last).to(dtype)
+    cut = LowRank().select(model, 0.5, example=torch.randn(shape, dtype=dtype))
+    rank = cut.kept["0"]
+    truncated = LowRank().truncate(model, cut)[0]
+    sigma = torch.linalg.svdvals(_matrices(layer))
+    error = (_matrices(truncated) - _matrices(layer)).flatten(1).norm(dim=1)
+    tol = 1e-12 if dtype is torch.float64 else 1e-5
+    torch.testing.assert_close(error, sigma[:, rank:].norm(dim=1), rtol=tol, atol=tol)
+    assert int(torch.linalg.matrix_rank(_matrices(truncated), rtol=1e-5).max()) == rank
+
+
+@pytest.mark.parametrize("shape", [(7, 30), (30, 7), (9, 9)])
+def test_float32_spectra_are_those_of_a_full_decomposition(shape):
+    layer = nn.Linear(shape[1], shape[0])
+    expected = torch.linalg.svdvals(layer.weight.detach().double())
+    torch.testing.assert_close(spectrum(layer)[0], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_rank_deficient_and_zero_weights_are_factored_without_nan():
+    model = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 2))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[2].weight.copy_(torch.outer(torch.arange(10.0), torch.ones(10)))
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        example = torch.randn(3, 12, dtype=dtype)
+        done = compress(model, LowRank(), 0.7, example=example)
+        torch.testing.assert_close(done.model(example), model(example), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 16, 3, dilation=2),
+        nn.Conv2d(8, 16, 3, padding=1, groups=4),
+        nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 16, 5, padding=(1, 2), stride=(2, 1), padding_mode="circular", bias=False),
+        nn.Conv2d(8, 16, 3, padding="same", padding_mode="replicate"),
+        nn.ConvTranspose2d(8, 16, 3, stride=2, padding=1, output_padding=1, dilation=2, groups=2),
+    ],
+    ids=str,
+)
+def test_every_attribute_of_a_convolution_survives(conv):
+    model = nn.Sequential(conv, nn.Conv2d(16, 3, 1)).double()
+    done = compress(model, LowRank(), 0.7, example=torch.randn(2, 8, 14, 14).double())
+    assert done.report.relative_difference < 1e-10
+    first, second = done.model[0]
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
+        assert getattr(first, name) == getattr(conv, name)
+    assert first.bias is None
+    assert (second.bias is None) == (conv.bias is None)
+    assert type(first) is type(conv)
+    assert type(second) is nn.Conv2d
+
+
+@pytest.mark.parametrize(("conv", "pays"), [(nn.Conv2d(3, 64, 3), False), (nn.Conv2d(256, 64, 1), True)])
+def test_a_split_that_does_not_pay_stays_dense_and_keeps_its_truncated_weight(conv, pays):
+    model = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(64, 5, 1))
+    example = torch.randn(1, conv.in_channels, 6, 6)
+    done = compress(model, LowRank(ignore=("2",)), 0.2, example=example)
+    assert ("0" not in done.report.left_dense) == pays
+    assert isinstance(done.model[0], nn.Sequential) == pays
+    assert done.report.parameters <= done.report.dense_parameters
+    if not pays:
+        rank = done.cut.kept["0"]
+        assert f"rank {rank} of 27" in done.report.left_dense["0"]
+        assert int(torch.linalg.matrix_rank(done.model[0].weight.flatten(1), rtol=1e-5)) == rank
+
+
+def test_strided_layers_need_lower_macs_too():
+    """A 1x1 transposed convolution of stride 4 writes sixteen pixels per pixel: fewer parameters, more MACs."""
+    model = nn.Sequential(nn.ConvTranspose2d(32, 32, 1, stride=4), nn.Conv2d(32, 2, 1))
+    done = compress(model, LowRank(), 0.6, example=torch.randn(1, 32, 4, 4))
+    assert "0" in done.report.left_dense
+    assert done.report.macs <= done.report.dense_macs
+
+
+def test_the_factors_share_the_scale():
+    model, example = build("plain")
+    first, second = compress(model, LowRank(), 0.6, example=example).model[4]
+    a, b = first.weight.flatten(1), second.weight.flatten(1)
+    torch.testing.assert_close(a.norm(dim=1), b.norm(dim=0))
+
+
+def test_fractions_hold_per_layer_or_in_total():
+    model, example = build("plain")
+    for fraction in (0.25, 0.5, 0.75):
+        cut = LowRank().select(model, fraction, example=example)
+        assert all(cut.count(n) == total - int(fraction * total + 0.5) for n, total in cut.atoms.items())
+        for rule in (Energy(), SquaredEnergy(), EqualError()):
+            cut = LowRank(rule).select(model, fraction, example=example)
+            assert sum(cut.kept.values()) == sum(cut.atoms.values()) - int(fraction * sum(cut.atoms.values()) + 0.5)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95, 1.0])
+def test_a_level_gives_the_smallest_rank_that_reaches_it(level):
+    model, example = build("plain")
+    for rule, power in ((Energy(level), 1), (SquaredEnergy(level), 2)):
+        cut = LowRank(rule).select(model, example=example)
+        assert cut.fraction is None
+        for name, rank in cut.kept.items():
+            energy = spectrum(model.get_submodule(name))[0] ** power
+            share = energy.cumsum(0) / energy.sum()
+            assert share[rank - 1] >= level - 1e-9
+            assert rank == 1 or share[rank - 2] < level
+
+
+def test_equal_error_is_squared_energy_in_other_units():
+    model, example = build("plain")
+    for error in (0.1, 0.3, 0.6):
+        by_error = LowRank(EqualError(error)).select(model, example=example)
+        assert by_error.kept == LowRank(SquaredEnergy(1 - error**2)).select(model, example=example).kept
+        truncated = LowRank(EqualError(error)).truncate(model, by_error)
+        for name in by_error.kept:
+            old, new = model.get_submodule(name).weight, truncated.get_submodule(name).weight
+            assert (new - old).norm() <= (error + 1e-9) * old.norm()
+    fractions = [LowRank(rule).select(model, 0.5, example=example).kept for rule in (EqualError(), SquaredEnergy())]
+    assert fractions[0] == fractions[1]
+    assert LowRank(Energy()).select(model, 0.5, example=example).kept != fractions[0] or len(fractions[0]) < 2
+
+
+def test_levels_and_fractions_exclude_each_other():
+    model, example = build("plain")
+    for rule in (EqualFraction(), Energy()):
+        with pytest.raises(ValueError, match="fraction must be given"):
+            LowRank(rule).select(model, example=example)
+    with pytest.raises(ValueError, match="must be None"):
+        LowRank(Energy(0.9)).select(model, 0.5, example=example)
+    for rule in (Energy, SquaredEnergy):
+        for level in (0.0, -1.0, 1.1, float("nan")):
+            with pytest.raises(ValueError, match="level"):
+                rule(level)
+    with pytest.raises(ValueError, match="level"):
+        EqualError(1.0)
+
+
+def test_attention_keeps_working_and_is_named():
+    model, example = build("attention")
+    done = compress(model, LowRank(), 0.6, example=example)
+    assert isinstance(done.model.attention.out_proj, nn.Linear)
+    assert {"attention.in_proj_weight", "attention.out_proj", "head", "class_token"} <= set(done.report.skipped)
+    assert isinstance(done.model.fc1, nn.Sequential)
+
+
+def test_torchs_own_encoder_layer_keeps_its_fast_path():
+    model = nn.Sequential(nn.TransformerEncoderLayer(12, 3, 24, batch_first=True), nn.Linear(12, 12), nn.Linear(12, 3))
+    example = torch.randn(2, 5, 12)
+    done = compress(model.eval(), LowRank(), 0.7, example=example)
+    assert "reads its weight" in done.report.skipped["0.linear1"]
+    with torch.no_grad():
+        assert done.model(example).shape == (2, 5, 3)
+
+
+def test_layers_that_a_replacement_would_break_are_skipped_by_name():
+    shared = nn.Linear(10, 10)
+    model = nn.Sequential(
+        nn.Linear(10, 10), shared, shared, parametrizations.orthogonal(nn.Linear(10, 10)), nn.Linear(10, 3)
+    )
+    model[0].register_forward_hook(lambda _module, _args, _output: None)
+    cut = LowRank().select(model, 0.7, example=torch.randn(2, 10))
+    assert not cut.kept
+    assert "hooks" in cut.skipped["0"]
+    assert "shares" in cut.skipped["1"]
+    assert "parametrised" in cut.skipped["3"]
+    assert set(cut.skipped) >= {"0", "1", "3", "4"}
+
+
+def test_traits_of_a_layer_survive():
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).bfloat16().eval()
+    model[0].weight.requires_grad_(requires_grad=False)
+    bias = model[0].bias.detach().clone()
+    first, second = compress(model, LowRank(), 0.8, example=torch.randn(2, 16).bfloat16()).model[0]
+    assert not first.training
+    assert not second.training
+    assert first.weight.dtype == second.weight.dtype == torch.bfloat16
+    assert not first.weight.requires_grad
+    assert not second.weight.requires_grad
+    assert second.bias.requires_grad
+    assert torch.equal(second.bias, bias)
+
+
+def test_a_model_can_be_cut_again():
+    model, example = build("plain")
+    once = compress(model, LowRank(), 0.5, example=example)
+    again = compress(once.model, LowRank(), 0.3, example=example)
+    assert again.report.relative_difference < 1e-10
+    assert again.report.parameters <= once.report.parameters
+    assert again.report.macs <= once.report.macs
+
+
+def test_a_list_of_atoms_is_no_rank():
+    model, example = build("plain")
+    cut = LowRank().select(model, 0.5, example=example)
+    cut.kept["4"] = (0, 1)
+    with pytest.raises(CutError, match="rank"):
+        LowRank().truncate(model, cut)
+
+
+def test_only_convolutions_on_request():
+    model, example = build("plain")
+    assert set(LowRank(layers=Layers.CONVOLUTIONS).select(model, 0.5, example=example).kept) == {"0", "4", "8"}
+    assert _relative(model, example, LowRank(layers=Layers.CONVOLUTIONS), 0.5) < 1e-10

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from compressible import build
+
+from pliant.compress import FilterPruning, LowRank, UnstructuredPruning, compress, sweep
+
+COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning()]
+
+
+def _evaluate(example):
+    return lambda model: model.eval()(example).square().sum().item()
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: type(c).__name__)
+def test_one_row_per_fraction_and_an_untouched_model(compressor):
+    model, example = build("plain")
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    rows = sweep(model, compressor, (0.0, 0.5, 0.8), example=example, evaluate=_evaluate(example), calibrate=[example])
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [row.fraction for row in rows] == [0.0, 0.5, 0.8]
+    assert rows[0].raw == _evaluate(example)(copy.deepcopy(model))
+    assert rows[0].parameters == rows[0].dense_parameters
+    assert all(row.recalibrated is not None and row.recalibrated != row.raw for row in rows)
+    assert [row.parameters for row in rows] == sorted((row.parameters for row in rows), reverse=True)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: type(c).__name__)
+def test_truncated_and_realised_models_give_the_same_rows(compressor):
+    model, example = build("plain")
+    args = (model, compressor, (0.5,))
+    (a,) = sweep(*args, example=example, evaluate=_evaluate(example), calibrate=[example])
+    (b,) = sweep(*args, example=example, evaluate=_evaluate(example), calibrate=[example], realise=True)
+    assert a.raw == pytest.approx(b.raw, rel=1e-9)
+    assert a.recalibrated == pytest.approx(b.recalibrated, rel=1e-9)
+
+
+def test_a_row_is_what_compress_gives():
+    model, example = build("plain")
+    (row,) = sweep(model, FilterPruning(), [0.5], example=example, evaluate=_evaluate(example))
+    done = compress(model, FilterPruning(), 0.5, example=example)
+    assert (row.parameters, row.macs) == (done.report.parameters, done.report.macs)
+    assert row.raw == pytest.approx(_evaluate(example)(done.model), rel=1e-9)
+    assert row.recalibrated is None
+
+
+def test_a_generator_cannot_calibrate_a_sweep():
+    model, example = build("plain")
+    with pytest.raises(ValueError, match="re-iterable"):
+        sweep(model, LowRank(), [0.5], example=example, evaluate=_evaluate(example), calibrate=(x for x in [example]))
+
+
+def test_the_report_reads_well():
+    model, example = build("residual")
+    text = str(compress(model, FilterPruning(), 0.5, example=example).report)
+    for part in ("FilterPruning", "50.0%", "parameters", "MACs", "left dense  stem", "skipped     fc"):
+        assert part in text
