@@ -1,0 +1,13 @@
+"""Where commands write."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+_WIDE = 400
+
+
+def console() -> Console:
+    """Return a console on the standard output of this moment; into files and pipes lines are not wrapped."""
+    here = Console(highlight=False)
+    return here if here.is_terminal else Console(highlight=False, width=_WIDE)

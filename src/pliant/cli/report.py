@@ -1,0 +1,43 @@
+"""pliant report: runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pliant.cli.console import console
+from pliant.cli.errors import user_errors
+from pliant.report.study import read_record, study
+from pliant.report.tables import brief, dense_table, study_tables
+from pliant.training.folder import RunFolderError
+
+
+@user_errors
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where tables and plots go.")],
+    title: Annotated[str, typer.Option(metavar="TEXT", help="Of the plots.")] = "Accuracy of cut models",
+) -> None:
+    """Put swept runs side by side: tables, and plots against the fraction removed, parameters and MACs.
+
+    Runs that differ in nothing but their seed are one method: its mean is drawn, and its range as a band.
+
+    For example:
+
+      pliant report runs/sgd-0 runs/sgd-1 runs/filters-0 runs/filters-1 -o comparison
+    """
+    from pliant.report.publish import publish_study  # noqa: PLC0415  (matplotlib takes a second to import)
+
+    records = [read_record(path) for path in runs]
+    bare = [str(record.folder.path) for record in records if not record.sweep]
+    if bare:
+        raise RunFolderError(f"nothing is swept yet in {', '.join(bare)}; run: pliant sweep {bare[0]}")
+    out = console()
+    entries = study(records)
+    publish_study(output, entries, title=title)
+    for table in [dense_table(entries), *study_tables(entries, brief(entries))]:
+        out.print(table.to_rich())
+    out.print(f"Written: {output}/table.txt, table.md, removed.png, parameters.png, macs.png")

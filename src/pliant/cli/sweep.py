@@ -1,0 +1,92 @@
+"""pliant sweep: one trained model, many cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pliant.cli.console import console
+from pliant.cli.errors import user_errors
+from pliant.cli.options import fractions_of
+from pliant.report.rows import SweepRow
+from pliant.report.study import read_record, study
+from pliant.training.experiment import load_run
+from pliant.training.folder import RunFolder
+from pliant.training.recipe_file import from_mapping
+from pliant.training.recipe_sweep import SweepSection
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+
+
+@user_errors
+def sweep(
+    run: RunArgument,
+    *,
+    compressor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compressor", "-c", metavar="NAME", help="filters, low-rank, unstructured; more than one is fine."
+        ),
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Removed: 0:0.9:0.1 (both ends included), or 0.3,0.5,0.7")
+    ] = None,
+    calibrate: Annotated[
+        int | None, typer.Option(metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
+    ] = None,
+) -> None:
+    """Cut one trained model at many ratios, without training: rows, a table and a plot in the run folder.
+
+    What is not given here is as in the recipe's `sweep` section. The trained model itself stays as it is.
+
+    For example:
+
+      pliant sweep runs/fashion-filters
+
+      pliant sweep runs/fashion-filters --compressor low-rank --fractions 0:0.9:0.1
+    """
+    sweep_folder(console(), RunFolder(run), compressors=compressor, fractions=fractions, calibrate=calibrate)
+
+
+def sweep_folder(
+    out: Console,
+    folder: RunFolder,
+    *,
+    compressors: list[str] | None = None,
+    fractions: str | None = None,
+    calibrate: int | None = None,
+) -> None:
+    """Sweep a run and write its table and plot."""
+    from pliant.report.publish import publish_run  # noqa: PLC0415  (matplotlib takes a second to import)
+    from pliant.training.sweeping import sweep_run  # noqa: PLC0415
+
+    loaded = load_run(folder)
+    given: dict[str, Any] = {"compressors": compressors or None, "calibrate": calibrate}
+    given["fractions"] = None if fractions is None else fractions_of(fractions)
+    section = loaded.recipe.sweep.model_dump() | {name: value for name, value in given.items() if value is not None}
+    show(out, sweep_run(loaded, from_mapping(SweepSection, section, source="the sweep")))
+    (entry,) = study([read_record(folder.path)])
+    for table in publish_run(folder.path, entry):
+        out.print(table.to_rich())
+    out.print(f"Written: {folder.sweep}, table.txt, table.md, plot.png")
+    best = section["compressors"][0]
+    name = best if isinstance(best, str) else best["type"]
+    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {name} --fraction 0.5 -o compressed[/]")
+
+
+def show(out: Console, rows: Iterable[SweepRow]) -> None:
+    """Follow a sweep: one changing line in a terminal, a line a row elsewhere."""
+    with out.status("cutting") as status:
+        for row in rows:
+            status.update(_line(row))
+            if not out.is_terminal:
+                out.print(_line(row))
+
+
+def _line(row: SweepRow) -> str:
+    after = "" if row.recalibrated is None else f", recalibrated {row.recalibrated:.2%}"
+    return f"{row.compressor}, {row.fraction:.0%} removed: raw {row.raw:.2%}{after}"

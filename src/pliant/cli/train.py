@@ -1,0 +1,83 @@
+"""pliant train: a recipe becomes a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pliant.cli.console import console
+from pliant.cli.errors import INTERRUPTED, user_errors
+from pliant.cli.progress import watch_on
+from pliant.report.rows import MetricsRow, read_rows
+from pliant.training import experiment
+from pliant.training.folder import RunFolder
+from pliant.training.interrupt import stop_on_interrupt
+from pliant.training.recipe import Recipe
+from pliant.training.recipe_file import RecipeError
+
+RunsOption = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Where run folders are.")]
+
+
+@user_errors
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe; with --resume, a run folder will do.")
+    ],
+    *,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change the recipe: -o train.epochs=5"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of this name.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard.")] = False,
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Train by a recipe into a new run folder, runs/NAME.
+
+    Ctrl-C finishes the step under way and saves; --resume goes on from there and ends with the very weights
+    that an uninterrupted run has (bit for bit on a CPU).
+
+    For example:
+
+      pliant train recipe.yaml
+
+      pliant train recipe.yaml -o seed=1 -o name=again -o method.step.total=2.5
+
+      pliant train runs/again --resume
+    """
+    out = console()
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of the two")
+    loaded, folder = _locate(recipe, override or [], runs, resume=resume)
+    watch = watch_on(out, tensorboard=folder.path / "tensorboard" if tensorboard else None)
+    with stop_on_interrupt() as stop:
+        if resume:
+            finished = experiment.resume(folder, recipe=loaded, watch=watch, stop=stop)
+        else:
+            finished = experiment.train(loaded, folder, overwrite=overwrite, watch=watch, stop=stop)
+    if not finished:
+        out.print(f"[yellow]Interrupted[/] and saved. Go on with: [bold]pliant train {folder.path} --resume[/]")
+        raise typer.Exit(INTERRUPTED)
+    _summary(out, folder, loaded)
+
+
+def _locate(path: Path, overrides: list[str], runs: Path, *, resume: bool) -> tuple[Recipe, RunFolder]:
+    if not path.is_dir():
+        recipe = Recipe.from_yaml(path, overrides)
+        return recipe, RunFolder(runs / recipe.run_name)
+    if not resume:
+        raise RecipeError(f"{path} is a folder: give a recipe file, or --resume to go on with the run in it")
+    folder = RunFolder(path)
+    return Recipe.from_yaml(folder.recipe, overrides), folder
+
+
+def _summary(out: Console, folder: RunFolder, recipe: Recipe) -> None:
+    last = read_rows(folder.metrics, MetricsRow)[-1]
+    where = "held-out images" if recipe.data.holdout else "test images"
+    extra = "" if last.kept is None else f", shrinkage {last.shrinkage:.2f} ({last.kept:.1%} of the first weights left)"
+    out.print(f"[green]Done[/] in {last.seconds:.0f} s: {last.eval_accuracy:.2%} of the {where}{extra}. {folder.path}")
+    out.print(f"Next: [bold]pliant sweep {folder.path}[/]")

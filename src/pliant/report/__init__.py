@@ -1,0 +1,1 @@
+"""Rows, tables, plots: what a run leaves behind, read back and drawn."""

@@ -1,0 +1,117 @@
+"""Plots: accuracy against what was removed, one panel a compressor, one colour a method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from pliant.report.curves import Curve, Point, Spread
+
+# Okabe and Ito's palette, told apart by colour-blind readers too; the black is kept for text.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+_PANEL = (3.9, 3.0)
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against."""
+
+    title: str
+    value: Callable[[Point], float]
+
+    def moves(self, curves: Sequence[Curve]) -> bool:
+        """Tell whether there is anything to draw against: pruning single weights leaves the sizes as they are."""
+        values = [self.value(point) for curve in curves for point in curve.points]
+        return len(values) == 1 or max(values) - min(values) > _FLAT
+
+
+_FLAT = 1e-3
+REMOVED = Axis("removed", lambda point: point.fraction)
+PARAMETERS = Axis("parameters left", lambda point: point.parameters)
+MACS = Axis("MACs left", lambda point: point.macs)
+
+
+def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis] = (REMOVED,)) -> None:
+    """Draw small multiples into a PNG file.
+
+    Solid is the raw cut, dashed after BatchNorm recalibration; the line is the mean over seeds, the band their range.
+
+    Args:
+        path: the file.
+        curves: of one or more methods and compressors, at least one.
+        title: of the picture.
+        axes: with one, panels flow over the columns; with several, each has a row of its own.
+
+    Raises:
+        ValueError: there is no curve to draw.
+    """
+    if not curves:
+        raise ValueError("curves must hold at least one curve, found none; run pliant sweep first")
+    methods = list(dict.fromkeys(curve.method for curve in curves))
+    compressors = list(dict.fromkeys(curve.compressor for curve in curves))
+    columns = len(compressors) if len(axes) > 1 else min(_COLUMNS, len(compressors))
+    cells = [(axis, name) for axis in axes for name in compressors]
+    rows = math.ceil(len(cells) / columns)
+    figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for panel, (axis, name) in zip(panels, cells, strict=False):
+        _panel(panel, axis, name, [curve for curve in curves if curve.compressor == name], methods)
+    for panel in panels[len(cells) :]:
+        panel.set_visible(False)
+    for panel in panels[::columns]:
+        panel.set_ylabel("accuracy")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    handles = _legend(methods, curves)
+    ncols = min(len(handles), 2 + round(1.6 * columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _panel(panel: Any, axis: Axis, name: str, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
+    if not axis.moves(curves):
+        panel.text(0.5, 0.5, "stays the same", ha="center", color="#666666", fontsize=9)
+    for curve in curves if axis.moves(curves) else ():
+        colour = _COLOURS[methods.index(curve.method) % len(_COLOURS)]
+        raw = [(axis.value(point), point.raw) for point in curve.points]
+        after = [(axis.value(point), point.recalibrated) for point in curve.points if point.recalibrated is not None]
+        _line(panel, raw, colour, "-")
+        _line(panel, after, colour, "--")
+    panel.set_title(name, fontsize=10, loc="left")
+    panel.set_xlabel(axis.title, fontsize=9)
+    panel.set_xlim(-0.03, 1.03)
+    panel.set_ylim(0, 1.02)
+    panel.xaxis.set_major_formatter(PercentFormatter(1))
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    panel.tick_params(labelsize=8, length=2)
+    panel.grid(visible=True, color="#dddddd", linewidth=0.6)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: str) -> None:  # noqa: ANN401  (see above)
+    known = sorted(pairs, key=lambda pair: pair[0])
+    xs = [x for x, _ in known]
+    panel.plot(xs, [s.mean for _, s in known], color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
+    if any(s.count > 1 for _, s in known):
+        panel.fill_between(xs, [s.low for _, s in known], [s.high for _, s in known], color=colour, alpha=0.15, lw=0)
+
+
+def _legend(methods: Sequence[str], curves: Sequence[Curve]) -> list[Line2D]:
+    handles = [
+        Line2D([], [], color=_COLOURS[index % len(_COLOURS)], linewidth=2.5, label=method)
+        for index, method in enumerate(methods)
+    ]
+    if any(point.recalibrated for curve in curves for point in curve.points):
+        handles.append(Line2D([], [], color="#333333", linestyle="-", label="raw cut"))
+        handles.append(Line2D([], [], color="#333333", linestyle="--", label="BatchNorm recalibrated"))
+    return handles

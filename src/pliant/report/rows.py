@@ -1,0 +1,136 @@
+"""Rows: typed records in append-only JSONL files, one a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from pliant.training import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsRow:
+    """An epoch of training. Accuracies are shares in [0, 1].
+
+    Args:
+        epoch: 1 for the first.
+        train_loss: mean over the epoch, while the weights were moving.
+        train_accuracy: likewise.
+        eval_accuracy: on the test set, or on what was held out, after the epoch.
+        lr: that the epoch ended with, of the first group that the schedule drives.
+        seconds: of training and evaluation since the start.
+        shrinkage: sum of the step sizes so far, mean over constrained parameters; None without any.
+        kept: share of the initial weights that is left, likewise.
+        distance: relative distance to the model that the recipe's probe would cut; None without a probe.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    eval_accuracy: float
+    lr: float
+    seconds: float
+    shrinkage: float | None = None
+    kept: float | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One cut of a trained model. Accuracies are shares in [0, 1].
+
+    Args:
+        compressor: its label: the name, and the options that differ from the defaults.
+        fraction: of the atoms that was to be removed.
+        removed: of all atoms that is gone; layers that cannot be cut and rounding make the difference.
+        raw: accuracy right after the cut.
+        recalibrated: accuracy after BatchNorm recalibration; None where that was not asked for.
+        parameters: of the cut model.
+        macs: multiply-accumulates of the cut model for one image.
+        dense_parameters: of the model before the cut.
+        dense_macs: of the model before the cut.
+        calibrate: how many training images the recalibration saw.
+    """
+
+    compressor: str
+    fraction: float
+    removed: float
+    raw: float
+    recalibrated: float | None
+    parameters: int
+    macs: int
+    dense_parameters: int
+    dense_macs: int
+    calibrate: int = 0
+
+
+R = TypeVar("R", MetricsRow, SweepRow)
+
+
+class RowError(ValueError):
+    """A line in the middle of a file of rows cannot be read."""
+
+
+def append_row(path: Path, row: MetricsRow | SweepRow) -> None:
+    """Add a row at the end of the file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def write_rows(path: Path, rows: Sequence[MetricsRow | SweepRow]) -> None:
+    """Replace the file as a whole."""
+    atomic.write_text(path, "".join(map(_line, rows)))
+
+
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    """Read a file of rows; a missing file holds none.
+
+    A last line that was cut off, as by a crash, is left out with a warning in the log. Keys that this version does not
+    know are ignored.
+
+    Raises:
+        RowError: another line cannot be read; the message says which.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_parse(line, kind))
+        except ValueError as error:
+            if number < len(lines):
+                raise RowError(f"{path}, line {number} is not a {kind.__name__}: {error}") from error
+            _LOG.warning("%s: the last line was cut off and is left out", path)
+    return rows
+
+
+def repair(path: Path, kind: type[R]) -> list[R]:
+    """Read a file of rows and drop a last line that was cut off, so that rows can be appended again."""
+    rows = read_rows(path, kind)
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_rows(path, rows)
+    return rows
+
+
+def _line(row: MetricsRow | SweepRow) -> str:
+    return json.dumps(asdict(row), allow_nan=False) + "\n"
+
+
+def _parse(line: bytes, kind: type[R]) -> R:
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError(f"must be a JSON object, found {data!r}")
+    known = {f.name: f for f in fields(kind)}
+    missing = [name for name, f in known.items() if name not in data and f.default is MISSING]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    return kind(**{name: value for name, value in data.items() if name in known})

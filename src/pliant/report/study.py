@@ -1,0 +1,108 @@
+"""Study: runs side by side, those that differ in their seed alone taken together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pliant.report.curves import Curve, Spread, curves_of
+from pliant.report.rows import MetricsRow, SweepRow, read_rows
+from pliant.training.folder import RunFolder, RunFolderError
+from pliant.training.recipe import SEED, Recipe
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left behind."""
+
+    folder: RunFolder
+    recipe: Recipe
+    seconds: float
+    metrics: tuple[MetricsRow, ...]
+    sweep: tuple[SweepRow, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method: the runs of one recipe over all of its seeds."""
+
+    label: str
+    records: tuple[Record, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, ascending."""
+        return tuple(sorted(record.recipe.seed for record in self.records))
+
+    @property
+    def dense(self) -> Spread:
+        """Accuracy of the trained, uncut models."""
+        return Spread.of([record.metrics[-1].eval_accuracy for record in self.records])
+
+    @property
+    def seconds(self) -> Spread:
+        """Training time."""
+        return Spread.of([record.seconds for record in self.records])
+
+    def curves(self) -> list[Curve]:
+        """A curve for every compressor that was swept."""
+        return curves_of(self.label, [record.sweep for record in self.records])
+
+
+def read_record(path: Path) -> Record:
+    """Read a finished run.
+
+    Raises:
+        RunFolderError: there is none in the folder, or it is not finished.
+    """
+    folder = RunFolder(path)
+    info = folder.read_info()
+    if info.status != "finished":
+        raise RunFolderError(f"{path} is {info.status}; finish it with: pliant train {path} --resume")
+    metrics, sweep = read_rows(folder.metrics, MetricsRow), read_rows(folder.sweep, SweepRow)
+    if not metrics:
+        raise RunFolderError(f"{path} is finished, but {folder.metrics.name} holds no row")
+    return Record(folder, Recipe.from_yaml(folder.recipe), info.seconds, tuple(metrics), tuple(sweep))
+
+
+def study(records: Sequence[Record]) -> list[Entry]:
+    """Group runs into methods, in the order given: runs of one method differ in seed and name alone.
+
+    Where and on how many threads a run was computed, and what was swept, does not make it another method.
+
+    Raises:
+        RunFolderError: two runs of a method have the same seed.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(_identity(record.recipe), []).append(record)
+    labels = _distinct([_label(group) for group in groups.values()])
+    entries = [Entry(label, tuple(group)) for label, group in zip(labels, groups.values(), strict=True)]
+    for entry in entries:
+        if len(set(entry.seeds)) < len(entry.seeds):
+            paths = ", ".join(str(record.folder.path) for record in entry.records)
+            raise RunFolderError(f"runs of one method need seeds of their own, found {list(entry.seeds)} in {paths}")
+    return entries
+
+
+def _identity(recipe: Recipe) -> str:
+    data = recipe.model_dump(exclude={"name": True, "seed": True, "sweep": True, "data": {"root"}})
+    for name in ("threads", "device"):
+        del data["train"][name]
+    return json.dumps(data, sort_keys=True)
+
+
+def _label(group: Sequence[Record]) -> str:
+    names = {record.recipe.name.replace(SEED, "").removesuffix(str(record.recipe.seed)) for record in group}
+    return names.pop().strip("-_/. ") if len(names) == 1 else group[0].recipe.run_name
+
+
+def _distinct(labels: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    result = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        result.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return result

@@ -1,0 +1,108 @@
+"""Tables: the same cells for the terminal (Rich) and for the disk (Markdown)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from pliant.report.curves import Curve, Point, Spread
+from pliant.report.study import Entry
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text: the first column is left-aligned, the others right-aligned."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_rich(self) -> RichTable:
+        """Return the table for a Rich console."""
+        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for index, name in enumerate(self.head):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown, columns lined up."""
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.head))]
+        lines = [_line(row, widths) for row in cells]
+        rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+        return "\n".join([f"### {self.title}", "", lines[0], rule, *lines[1:], ""])
+
+
+def run_tables(curves: Sequence[Curve]) -> list[Table]:
+    """A table a compressor, a row a fraction: accuracy raw and recalibrated, parameters and MACs left, in per cent."""
+    return [Table(curve.compressor, _RUN_HEAD, tuple(map(_run_row, curve.points))) for curve in curves]
+
+
+def study_tables(entries: Sequence[Entry], fractions: Sequence[float] | None = None) -> list[Table]:
+    """A table a compressor: a row a method, a column a fraction, accuracy raw -> recalibrated in per cent.
+
+    Args:
+        entries: the methods.
+        fractions: those shown; None: all that any method has.
+    """
+    curves = [(entry, curve) for entry in entries for curve in entry.curves()]
+    names = dict.fromkeys(curve.compressor for _, curve in curves)
+    return [_compressor_table(name, [(e, c) for e, c in curves if c.compressor == name], fractions) for name in names]
+
+
+def brief(entries: Sequence[Entry]) -> list[float]:
+    """Choose at most four fractions that fit a terminal: 30, 50, 70 and 90 %, or evenly spaced ones."""
+    known = sorted({point.fraction for entry in entries for curve in entry.curves() for point in curve.points})
+    usual = [fraction for fraction in known if fraction in _USUAL]
+    return usual or known[:: max(1, -(-len(known) // len(_USUAL)))]
+
+
+_USUAL = (0.3, 0.5, 0.7, 0.9)
+
+
+def dense_table(entries: Sequence[Entry]) -> Table:
+    """A row a method: seeds, accuracy of the uncut models, training time."""
+    rows = [(e.label, ", ".join(map(str, e.seeds)), percent(e.dense), f"{e.seconds.mean:.0f} s") for e in entries]
+    return Table("Trained models, before any cut", ("method", "seeds", "accuracy", "training"), tuple(rows))
+
+
+def percent(spread: Spread) -> str:
+    """Return a mean in per cent, with half the range where there are several seeds: "97.1" or "97.1 ±0.4"."""
+    text = f"{100 * spread.mean:.1f}"
+    return text if spread.count == 1 else f"{text} ±{50 * (spread.high - spread.low):.1f}"
+
+
+def change(point: Point | None) -> str:
+    """Return "raw → recalibrated", "raw" alone, or a dash for no point."""
+    if point is None:
+        return "-"
+    raw = percent(point.raw)
+    return raw if point.recalibrated is None else f"{raw} → {percent(point.recalibrated)}"
+
+
+def _compressor_table(name: str, curves: Sequence[tuple[Entry, Curve]], fractions: Sequence[float] | None) -> Table:
+    shown = fractions or sorted({point.fraction for _, curve in curves for point in curve.points})
+    rows = [(entry.label, percent(entry.dense), *(change(curve.at(f)) for f in shown)) for entry, curve in curves]
+    head = ("method", "dense", *(f"{fraction:.0%}" for fraction in shown))
+    return Table(f"{name}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
+
+
+_RUN_HEAD = ("removed", "raw", "recalibrated", "parameters", "MACs")
+
+
+def _run_row(point: Point) -> tuple[str, ...]:
+    after = "-" if point.recalibrated is None else percent(point.recalibrated)
+    sizes = (f"{100 * point.parameters:.1f}", f"{100 * point.macs:.1f}")
+    return (f"{point.fraction:.0%}", percent(point.raw), after, *sizes)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.rjust(width) if index else cell.ljust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "| " + " | ".join(padded) + " |"

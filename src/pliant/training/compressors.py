@@ -1,0 +1,67 @@
+"""From a recipe's compressor to the library's, and its label in rows and plots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pliant.compress import (
+    L1,
+    L2,
+    Energy,
+    EqualError,
+    EqualFraction,
+    FilterPruning,
+    Folded,
+    Global,
+    GroupNorm,
+    LowRank,
+    PerLayer,
+    SquaredEnergy,
+    UnstructuredPruning,
+)
+from pliant.training.recipe_sweep import CompressorSpec, FilterSpec, LowRankSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pliant.compress import Compressor
+
+SCORES: dict[str, Callable[[], Any]] = {
+    "l1": L1,
+    "l2": L2,
+    "group": GroupNorm,
+    "folded": Folded,
+}
+SCOPES: dict[str, Callable[[], Any]] = {"per-layer": PerLayer, "global": Global}
+RULES: dict[str, Callable[[], Any]] = {
+    "equal-fraction": EqualFraction,
+    "energy": Energy,
+    "squared-energy": SquaredEnergy,
+    "equal-error": EqualError,
+}
+
+
+def build_compressor(spec: CompressorSpec) -> Compressor:
+    """Build a compressor; what the recipe leaves out is the compressor's own default."""
+    own: dict[str, Any] = {"ignore": tuple(spec.ignore)} if spec.ignore else {}
+    if isinstance(spec, LowRankSpec):
+        return LowRank(**own, **_named("rule", spec.rule, RULES))
+    scope = _named("scope", spec.scope, SCOPES)
+    if isinstance(spec, FilterSpec):
+        return FilterPruning(**own, **scope, **_named("score", spec.score, SCORES))
+    return UnstructuredPruning(**own, **scope)
+
+
+def label_of(spec: CompressorSpec) -> str:
+    """Return the compressor's name and the options that were given: "filters", "filters (score l2)"."""
+    given = spec.model_dump(exclude_defaults=True)
+    options = [f"{name} {_text(value)}" for name, value in given.items() if name != "type"]
+    return f"{spec.type} ({', '.join(options)})" if options else spec.type
+
+
+def _named(name: str, value: str | None, table: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    return {} if value is None else {name: table[value]()}
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,151 @@
+"""The run folder: where each thing of a run lies, and what is known about the run itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pliant.training import atomic
+
+Status = Literal["running", "finished", "interrupted"]
+
+
+class RunFolderError(ValueError):
+    """A run folder is missing, in the way, incomplete or not what it should be."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"pliant": version("pliant"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _machine() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known about a run besides its recipe; times are UTC, `seconds` were spent in training and evaluation."""
+
+    seed: int
+    status: Status = "running"
+    started: str = field(default_factory=_now)
+    ended: str | None = None
+    seconds: float = 0.0
+    resumed: int = 0
+    versions: dict[str, str] = field(default_factory=_versions)
+    machine: dict[str, Any] = field(default_factory=_machine)
+
+    def ending(self, status: Status, seconds: float) -> RunInfo:
+        """Return the information of a run that ends now."""
+        return replace(self, status=status, ended=_now(), seconds=round(seconds, 3))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe with every default and override written out."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def info(self) -> Path:
+        """Seed, versions, machine, times, status."""
+        return self.path / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        """What was constrained how, as text."""
+        return self.path / "plan.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """A row an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What `--resume` needs; gone when the run is finished."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """The trained model, buffers included."""
+        return self.path / "model.safetensors"
+
+    @property
+    def sweep(self) -> Path:
+        """A row for every compressor and fraction."""
+        return self.path / "sweep.jsonl"
+
+    def exists(self) -> bool:
+        """Tell whether there is a run in this folder."""
+        return self.recipe.is_file() or self.info.is_file()
+
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Check that a new run may be put here.
+
+        Raises:
+            RunFolderError: it holds a run and `overwrite` is not set, or something that is no run.
+        """
+        empty = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        if empty or (overwrite and self.exists()):
+            return
+        if not self.exists():
+            raise RunFolderError(f"{self.path} exists and is no run folder; choose another name or move it away")
+        raise RunFolderError(
+            f"{self.path} holds a run already; --resume continues it, --overwrite replaces it, "
+            "and -o name=ANOTHER starts another one beside it"
+        )
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder, empty.
+
+        Raises:
+            RunFolderError: as for `check_free`.
+        """
+        self.check_free(overwrite=overwrite)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+    def read_info(self) -> RunInfo:
+        """Read run.json.
+
+        Raises:
+            RunFolderError: there is none, or it is damaged.
+        """
+        try:
+            return RunInfo(**json.loads(self.info.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunFolderError(f"{self.path} is no run folder that can be read: {error}") from error
+
+    def write_info(self, info: RunInfo) -> None:
+        """Write run.json."""
+        atomic.write_text(self.info, json.dumps(asdict(info), indent=2) + "\n")

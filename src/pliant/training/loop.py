@@ -1,0 +1,102 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from pliant.training.position import EpochResult, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+class EpochBatches(Protocol):
+    """Batches of ``(x, y)`` whose order in epoch ``e`` depends on nothing but ``e``, such as `pliant.data.Batches`."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration runs."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class DivergedError(ArithmeticError):
+    """The training loss is not finite any more."""
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: EpochBatches,
+    *,
+    epochs: int,
+    scheduler: LRScheduler | None = None,
+    autocast: torch.dtype | None = None,
+    position: Position | None = None,
+    on_step: Callable[[Position], None] = lambda _: None,
+    on_epoch: Callable[[EpochResult], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Position:
+    """Train with cross-entropy until `epochs` epochs are done, or until `stop()` says so after a step.
+
+    Args:
+        model: maps ``x`` to class scores ``(batch, classes)``.
+        optimizer: any torch optimizer over the model's parameters.
+        batches: the training batches.
+        epochs: in total, those before `position` included.
+        scheduler: stepped after every batch.
+        autocast: the dtype that the forward pass runs in where that is safe; None: that of the weights.
+        position: where to go on; None: from the start.
+        on_step: called after every batch; reading the position's sums waits for the device.
+        on_epoch: called after every epoch, when the position is that of the next epoch's start.
+        stop: asked after every batch.
+
+    Returns:
+        The position reached; ``position.epoch == epochs`` if training is finished.
+
+    Raises:
+        DivergedError: the mean loss of an epoch is not finite.
+    """
+    device = next(model.parameters()).device
+    position = position or Position.start(device)
+    while position.epoch < epochs:
+        model.train()
+        batches.set_epoch(position.epoch)
+        for x, y in islice(batches, position.batch, None):
+            with precision(device, autocast):
+                scores = model(x)
+                loss = F.cross_entropy(scores.float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            position.count(loss, scores, y)
+            on_step(position)
+            if stop():
+                return position
+        on_epoch(_checked(position.finish_epoch()))
+    return position
+
+
+def precision(device: torch.device, autocast: torch.dtype | None) -> AbstractContextManager[object]:
+    """Return the context that a forward pass runs in: autocast to a dtype, or nothing."""
+    return nullcontext() if autocast is None else torch.autocast(device.type, autocast)
+
+
+def _checked(result: EpochResult) -> EpochResult:
+    if not math.isfinite(result.loss):
+        raise DivergedError(f"the training loss of epoch {result.epoch} is {result.loss}; lower the learning rate")
+    return result

@@ -1,0 +1,79 @@
+"""Position: where a training run stands, exact to the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One whole pass over the training set: 1 for the first, with mean loss and accuracy on the fly."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+
+
+@dataclass
+class Position:
+    """Whole epochs done, batches of the one under way, and that one's sums, which stay on the device.
+
+    Args:
+        epoch: whole epochs done.
+        batch: batches done in the epoch under way.
+        seen: images seen in it.
+        loss: sum of their losses.
+        correct: how many of them were classified correctly.
+    """
+
+    epoch: int
+    batch: int
+    seen: int
+    loss: Tensor
+    correct: Tensor
+
+    @classmethod
+    def start(cls, device: torch.device | str = "cpu") -> Self:
+        """Return the position before the first batch."""
+        return cls(0, 0, 0, torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def count(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Take note of a batch: its mean loss, the class scores ``(batch, classes)`` and the labels ``(batch,)``."""
+        self.batch += 1
+        self.seen += len(labels)
+        self.loss += loss.detach() * len(labels)
+        self.correct += (scores.argmax(-1) == labels).sum()
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of the epoch so far; waits for the device."""
+        return float(self.loss) / max(self.seen, 1)
+
+    def accuracy(self) -> float:
+        """Return the accuracy of the epoch so far, in [0, 1]; waits for the device."""
+        return float(self.correct) / max(self.seen, 1)
+
+    def finish_epoch(self) -> EpochResult:
+        """Go on to the next epoch and return what this one gave."""
+        self.epoch += 1
+        result = EpochResult(self.epoch, self.mean_loss(), self.accuracy())
+        self.batch = self.seen = 0
+        self.loss.zero_()
+        self.correct.zero_()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data and tensors."""
+        return {name: getattr(self, name) for name in ("epoch", "batch", "seen", "loss", "correct")}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device | str = "cpu") -> Self:
+        """Rebuild what `state_dict` returned."""
+        tensors = {name: state[name].to(device) for name in ("loss", "correct")}
+        return cls(epoch=state["epoch"], batch=state["batch"], seen=state["seen"], **tensors)

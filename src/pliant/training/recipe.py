@@ -1,0 +1,102 @@
+"""Recipe: everything that decides a run, typed. Its sections are the sections of the YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from pliant.data import NAMES as DATASETS
+from pliant.models import NAMES as MODELS
+from pliant.training.recipe_file import dump, from_mapping, read_mapping
+from pliant.training.recipe_method import Method
+from pliant.training.recipe_section import Section, Share
+from pliant.training.recipe_sweep import ProbeSection, SweepSection
+
+SEED = "{seed}"  # in a name, stands for the run's seed
+
+
+def _dataset(name: str) -> str:
+    if name not in DATASETS:
+        raise ValueError(f"must be one of {', '.join(sorted(DATASETS))}, found {name!r}")
+    return name
+
+
+def _model(name: str) -> str:
+    if name not in MODELS and ":" not in name:
+        raise ValueError(f"must be one of {', '.join(sorted(MODELS))}, or 'package.module:function', found {name!r}")
+    return name
+
+
+def _folder_name(name: str) -> str:
+    parts = name.replace(SEED, "0").split("/")
+    if any(not part or part.startswith(".") or set(part) & set('\\:*?"<>|{}') for part in parts):
+        raise ValueError(f"must be a folder name (slashes between parts are fine), found {name!r}")
+    return name
+
+
+class DataSection(Section):
+    """What is learnt from.
+
+    `holdout` > 0 sets that share of the training set aside and evaluates on it instead of the test set: for tuning.
+    """
+
+    name: Annotated[str, AfterValidator(_dataset)] = "digits"
+    root: str | None = None
+    batch_size: int = Field(default=128, ge=1)
+    augment: bool = True
+    holdout: Share = 0.0
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelSection(Section):
+    """What is trained: a name of `pliant list`, or `package.module:function`, and the arguments that it takes."""
+
+    name: Annotated[str, AfterValidator(_model)] = "cnn-4"
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainSection(Section):
+    """How long and on what. `threads` null leaves torch's own choice."""
+
+    epochs: int = Field(default=10, ge=1)
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+
+
+class Recipe(Section):
+    """A run: data, model, budget, method, and what is swept afterwards."""
+
+    name: Annotated[str, AfterValidator(_folder_name)]
+    seed: int = Field(default=0, ge=0)
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    method: Method
+    sweep: SweepSection = SweepSection()
+    probe: ProbeSection | None = None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: list[str] | None = None) -> Self:
+        """Read a recipe file.
+
+        Args:
+            path: a YAML file.
+            overrides: "a.b=c" each, applied in this order; values are read as YAML.
+
+        Raises:
+            RecipeError: the file, an override or a value is not what a recipe can hold; the message names each field.
+        """
+        return from_mapping(cls, read_mapping(Path(path), overrides or []), source=str(path))
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML text that `from_yaml` reads back to an equal recipe."""
+        return dump(self.model_dump(exclude_none=True))
+
+    @property
+    def run_name(self) -> str:
+        """The folder of the run inside the folder of runs: the name, with the seed where it asks for it."""
+        return self.name.replace(SEED, str(self.seed))

@@ -1,0 +1,151 @@
+"""Recipes as YAML: safe reading, overrides, and errors that name the field, what is allowed and what was found."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+_FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class RecipeError(ValueError):
+    """A recipe file, an override or a value in it is not what a recipe can hold."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 5e-4 is a number, as in YAML 1.2, and a key given twice is an error."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^({_FLOAT.pattern})$"), list("-+.0123456789"))
+
+
+def parse(text: str, source: str) -> Any:  # noqa: ANN401  (any YAML value)
+    """Read YAML text.
+
+    Raises:
+        RecipeError: it is not YAML; the message says where.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (a subclass of SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is not valid YAML: {error}") from error
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Write plain data as YAML, in its own order."""
+    text: str = yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, width=100)
+    return text
+
+
+def read_mapping(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """Read a recipe file and apply the overrides.
+
+    Raises:
+        RecipeError: no such file, not YAML, not a mapping, or an override that does not fit.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    data = parse(text, str(path))
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} must hold a mapping (name: ..., method: ...), found {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"an override must look like train.epochs=5, found {override!r}")
+    here = data
+    for depth, key in enumerate(keys[:-1], start=1):
+        if here.get(key) is None:
+            here[key] = {}
+        if not isinstance(here[key], dict):
+            where = ".".join(keys[:depth])
+            raise RecipeError(f"override {override!r}: {where} is {here[key]!r}, which has no parts")
+        here = here[key]
+    here[keys[-1]] = parse(text, f"override {override!r}")
+
+
+def from_mapping(model: type[M], data: Mapping[str, Any], *, source: str) -> M:
+    """Check plain data against a model.
+
+    Raises:
+        RecipeError: with one line for every field that does not fit.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_describe(model, dict(found)) for found in error.errors()]
+        raise RecipeError("\n  ".join([f"{source} is not a valid recipe:", *dict.fromkeys(lines)])) from error
+
+
+def _describe(model: type[BaseModel], error: dict[str, Any]) -> str:
+    kind, found = error["type"], error["input"]
+    keys, options = _walk(model, error["loc"])
+    where = ".".join(map(str, keys)) or "the recipe"
+    if kind == "extra_forbidden":
+        return f"{where}: no such key; {_allowed(keys[-1], [name for m in options for name in m.model_fields])}"
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        tags = ", ".join(dict.fromkeys(tag for m in options for tag in _tags(m)))
+        return f"{where}.type: must be one of {tags}, found {found.get('type') if isinstance(found, dict) else found!r}"
+    if kind in {"model_type", "dict_type", "model_attributes_type"}:
+        return f"{where}: must be a mapping, found {found!r}"
+    if kind == "missing":
+        return f"{where}: is missing"
+    if kind == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    message = error["msg"].replace("Input should be", "must be")
+    return f"{where}: {message[0].lower()}{message[1:]}, found {found!r}"
+
+
+def _allowed(key: object, names: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), names, n=1)
+    return f"did you mean {near[0]}? allowed: {', '.join(names)}" if near else f"allowed: {', '.join(names)}"
+
+
+def _walk(model: type[BaseModel], loc: Sequence[Any]) -> tuple[list[Any], list[type[BaseModel]]]:
+    """Follow pydantic's location: the keys as the file has them (no union tags), and the models found there."""
+    keys: list[Any] = []
+    here, several = [model], False
+    for part in loc:
+        tagged = [m for m in here if part in _tags(m)]
+        if several and tagged:
+            here, several = tagged, False
+            continue
+        keys.append(part)
+        fields = [m.model_fields[part].annotation for m in here if part in m.model_fields]
+        if fields:
+            here = [found for annotation in fields for found in _models_in(annotation)]
+            several = bool(here) and "type" in here[0].model_fields
+    return keys, here
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401  (any type expression)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]

@@ -1,0 +1,66 @@
+"""The `sweep` section of a recipe: which compressors cut how much."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from pliant.training.recipe_section import Section, Share
+
+
+class FilterSpec(Section):
+    """Filter pruning: how a filter is scored, and whether all layers lose the same share."""
+
+    type: Literal["filters"]
+    score: Literal["l1", "l2", "group", "folded"] | None = None
+    scope: Literal["per-layer", "global"] | None = None
+    ignore: list[str] = Field(default_factory=list)
+
+
+class LowRankSpec(Section):
+    """Low-rank decomposition: how ranks are shared out over the layers."""
+
+    type: Literal["low-rank"]
+    rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
+    ignore: list[str] = Field(default_factory=list)
+
+
+class UnstructuredSpec(Section):
+    """Single weights."""
+
+    type: Literal["unstructured"]
+    scope: Literal["per-layer", "global"] | None = None
+    ignore: list[str] = Field(default_factory=list)
+
+
+def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; pydantic judges it)
+    return {"type": value} if isinstance(value, str) else value
+
+
+CompressorSpec = Annotated[
+    Annotated[FilterSpec | LowRankSpec | UnstructuredSpec, Field(discriminator="type")], BeforeValidator(_from_name)
+]
+
+
+def _every_compressor() -> list[CompressorSpec]:
+    return [FilterSpec(type="filters"), LowRankSpec(type="low-rank"), UnstructuredSpec(type="unstructured")]
+
+
+def _tenths() -> list[float]:
+    return [tenth / 10 for tenth in range(10)]
+
+
+class ProbeSection(Section):
+    """A cut that is tried after every epoch: the relative distance of the model to it goes into the metrics."""
+
+    compressor: CompressorSpec
+    fraction: Share
+
+
+class SweepSection(Section):
+    """Compressors (a name, or a mapping with options), fractions removed, and images for BatchNorm recalibration."""
+
+    compressors: list[CompressorSpec] = Field(default_factory=_every_compressor, min_length=1)
+    fractions: list[Share] = Field(default_factory=_tenths, min_length=1)
+    calibrate: int = Field(default=1024, ge=0)

@@ -1,0 +1,204 @@
+import json
+import os
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from pliant.cli import train as train_command
+from pliant.cli.main import app
+from pliant.compress import Cut
+from pliant.report.rows import MetricsRow, SweepRow, read_rows
+from pliant.training.experiment import load_run
+from pliant.training.folder import RunFolder
+
+RECIPE = """
+name: tiny-{seed}
+data: {name: digits, batch_size: 256}
+model: {name: cnn-4, args: {widths: [4, 4, 4, 4]}}
+train: {epochs: 1, device: cpu}
+method: {type: sfw, plan: filters, step: {type: shrinkage, total: 1.0}}
+sweep: {compressors: [filters, low-rank], fractions: [0.0, 0.5], calibrate: 128}
+"""
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PLIANT_DEBUG", raising=False)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def pliant(*args, code=0):
+    result = CliRunner().invoke(app, list(args))
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result.output
+
+
+def test_from_a_recipe_to_a_cut_model(workplace):
+    assert "Next: pliant sweep runs/tiny-0" in pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0")
+    assert "low-rank, 50% removed: raw" in text
+    assert "Next: pliant compress runs/tiny-0 --compressor filters" in text
+    files = {"recipe.yaml", "run.json", "plan.txt", "metrics.jsonl", "model.safetensors"}
+    files |= {"sweep.jsonl", "table.txt", "table.md", "plot.png"}
+    assert {path.name for path in (workplace / "runs" / "tiny-0").iterdir()} == files
+    text = pliant("compress", "runs/tiny-0", "--compressor", "low-rank", "--fraction", "0.5", "-o", "small")
+    assert "Done" in text
+    report = json.loads((workplace / "small" / "report.json").read_text())
+    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    swept = next(row for row in rows if (row.compressor, row.fraction) == ("low-rank", 0.5))
+    assert report["accuracy"] == pytest.approx(swept.recalibrated)
+    assert (report["parameters"], report["macs"]) == (swept.parameters, swept.macs)
+    cut = Cut.from_json((workplace / "small" / "cut.json").read_text())
+    assert cut.compressor == "LowRank"
+    assert load_file(workplace / "small" / "model.safetensors")
+
+
+def test_a_sweep_can_be_asked_for_more(workplace):
+    pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0", "-c", "unstructured", "--fractions", "0:0.4:0.2", "--calibrate", "0")
+    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    assert [(row.compressor, row.fraction) for row in rows] == [("unstructured", f) for f in (0.0, 0.2, 0.4)]
+    assert all(row.recalibrated is None for row in rows)
+    assert "recalibrated " not in text.split("\n")[0]
+    pliant("sweep", "runs/tiny-0", "-c", "filters", "--fractions", "0.5")
+    assert len(read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)) == 4
+
+
+def test_compressors_of_the_recipe_keep_their_options(workplace):
+    pliant("train", "tiny.yaml", "-o", "sweep.compressors=[{type: filters, score: folded, scope: global}]")
+    pliant("sweep", "runs/tiny-0")
+    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    assert {row.compressor for row in rows} == {"filters (score folded, scope global)"}
+    pliant("compress", "runs/tiny-0", "-c", "filters", "-o", "small")
+    assert json.loads((workplace / "small" / "report.json").read_text())["label"] == rows[0].compressor
+
+
+def test_seeds_are_reported_as_one_method(workplace):
+    for seed in ("0", "1"):
+        pliant("train", "tiny.yaml", "-o", f"seed={seed}")
+        pliant("sweep", f"runs/tiny-{seed}", "--fractions", "0.5")
+    pliant("train", "tiny.yaml", "-o", "method={type: sgd}", "-o", "name=sgd")
+    assert "nothing is swept yet in runs/sgd" in pliant("report", "runs/tiny-0", "runs/sgd", "-o", "out", code=2)
+    pliant("sweep", "runs/sgd", "--fractions", "0.5")
+    text = pliant("report", "runs/tiny-0", "runs/tiny-1", "runs/sgd", "-o", "out")
+    assert "0, 1" in text
+    assert "±" in text
+    assert (workplace / "out" / "removed.png").stat().st_size > 1000
+
+
+def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(workplace, monkeypatch):
+    original = train_command.stop_on_interrupt
+
+    class Stopping:
+        """Ctrl-C after two batches."""
+
+        def __enter__(self):
+            left = [2]
+
+            def stop():
+                left[0] -= 1
+                return left[0] == 0
+
+            return stop
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(train_command, "stop_on_interrupt", Stopping)
+    assert "pliant train runs/tiny-0 --resume" in pliant("train", "tiny.yaml", code=130)
+    assert "is interrupted; finish it with: pliant train runs/tiny-0 --resume" in pliant("sweep", "runs/tiny-0", code=2)
+    monkeypatch.setattr(train_command, "stop_on_interrupt", original)
+    assert "differ: train" in pliant("train", "tiny.yaml", "--resume", "-o", "train.epochs=9", code=2)
+    assert "going on in epoch 1, after 2 batches" in pliant("train", "runs/tiny-0", "--resume")
+    pliant("train", "tiny.yaml", "--runs", "other")
+    one, two = (load_file(workplace / runs / "tiny-0" / "model.safetensors") for runs in ("runs", "other"))
+    assert all(one[name].equal(two[name]) for name in one)
+    assert "finished already" in pliant("train", "tiny.yaml", "--resume", code=2)
+
+
+def test_an_existing_run_is_refused_with_what_to_do():
+    pliant("train", "tiny.yaml")
+    text = pliant("train", "tiny.yaml", code=2)
+    assert all(word in text for word in ("--resume", "--overwrite", "-o name="))
+    pliant("train", "tiny.yaml", "--overwrite")
+    assert "give one of the two" in pliant("train", "tiny.yaml", "--overwrite", "--resume", code=2)
+
+
+def test_a_compressed_model_is_not_overwritten_silently():
+    pliant("train", "tiny.yaml")
+    pliant("compress", "runs/tiny-0", "-o", "small")
+    assert "--overwrite" in pliant("compress", "runs/tiny-0", "-o", "small", code=2)
+    pliant("compress", "runs/tiny-0", "-o", "small", "--overwrite", "--calibrate", "0")
+
+
+def test_overrides_reach_the_run(workplace):
+    pliant("train", "tiny.yaml", "-o", "train.epochs=2", "-o", "name=two")
+    assert len(read_rows(workplace / "runs" / "two" / "metrics.jsonl", MetricsRow)) == 2
+    assert load_run(RunFolder(workplace / "runs" / "two")).recipe.train.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["train", "none.yaml"], ["cannot read the recipe", "none.yaml"]),
+        (["train", "tiny.yaml", "-o", "trian.epochs=1"], ["trian: no such key", "did you mean train?"]),
+        (["train", "tiny.yaml", "-o", "method.k=1.5"], ["method.k", "(0, 1]", "1.5"]),
+        (["train", "tiny.yaml", "-o", "data.name=mnist"], ["data.name", "fashion-mnist", "'mnist'"]),
+        (["train", "tiny.yaml", "-o", "model.args={width: 3}"], ["cnn-4", "widths"]),
+        (["train", "tiny.yaml", "-o", "model.name=nowhere:build"], ["cannot import 'nowhere'"]),
+        (["train", "tiny.yaml", "-o", "method.step.total=100.0"], ["lower total or train for more steps"]),
+        (["train", "."], ["is a folder"]),
+        (["train", "tiny.yaml", "--resume"], ["no run to resume"]),
+        (["sweep", "nowhere"], ["nowhere is no run folder"]),
+        (["compress", "nowhere", "-o", "out"], ["nowhere is no run folder"]),
+        (["report", "nowhere", "-o", "out"], ["nowhere is no run folder"]),
+        (["demo", "--seeds", "x"], ["seeds must look like"]),
+    ],
+)
+def test_a_users_error_is_one_message_and_exit_code_two(args, parts):
+    text = pliant(*args, code=2)
+    assert text.startswith("Error:")
+    assert "Traceback" not in text
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    "args", [["-c", "filtres"], ["--fractions", "0:1:x"], ["--fractions", "0,1"], ["--fractions", "0:1:-1"]]
+)
+def test_a_sweep_that_cannot_be_says_so(args):
+    pliant("train", "tiny.yaml")
+    assert pliant("sweep", "runs/tiny-0", *args, code=2).startswith("Error:")
+
+
+def test_debug_keeps_the_traceback(monkeypatch):
+    monkeypatch.setenv("PLIANT_DEBUG", "1")
+    result = CliRunner().invoke(app, ["sweep", "nowhere"])
+    assert isinstance(result.exception, ValueError)
+    monkeypatch.delenv("PLIANT_DEBUG")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    result = CliRunner().invoke(app, ["--debug", "sweep", "nowhere"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_list_names_everything_that_recipes_know():
+    text = pliant("list")
+    for name in ("digits", "fashion-mnist", "cnn-4", "vit", "k-support", "low-rank", "unstructured", "shrinkage"):
+        assert name in text
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["compress"], ["report"], ["demo"], ["list"]])
+def test_help_says_what_a_command_does(command):
+    assert "Usage: pliant" in pliant(*command, "--help")
+
+
+def test_tensorboard_events_are_written(workplace):
+    pytest.importorskip("tensorboard")
+    pliant("train", "tiny.yaml", "--tensorboard")
+    assert list((workplace / "runs" / "tiny-0" / "tensorboard").iterdir())
+
+
+def test_the_version_is_told():
+    assert pliant("--version").strip()

@@ -1,0 +1,172 @@
+from dataclasses import replace
+
+import pytest
+
+from pliant.report.curves import Spread, curves_of
+from pliant.report.publish import publish_run, publish_study
+from pliant.report.rows import MetricsRow, SweepRow, append_row
+from pliant.report.study import read_record, study
+from pliant.report.tables import Table, brief, change, percent, study_tables
+from pliant.training.folder import RunFolder, RunFolderError, RunInfo
+from pliant.training.recipe import Recipe
+
+SGD = "name: sgd-{seed}\nmethod: {type: sgd}\n"
+METRICS = MetricsRow(epoch=1, train_loss=0.5, train_accuracy=0.8, eval_accuracy=0.9, lr=0.1, seconds=1.0)
+SFW = "name: filters-{seed}\nmethod: {type: sfw, plan: filters, k: 0.3}\n"
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Write a finished run: made-up rows, no model."""
+
+    def make(name, *, text=SGD, overrides=(), dense=0.9, rows=(), status="finished"):
+        folder = RunFolder(tmp_path / name)
+        folder.create()
+        source = tmp_path / f"{name}.yaml"
+        source.write_text(text)
+        recipe = Recipe.from_yaml(source, list(overrides))
+        folder.recipe.write_text(recipe.to_yaml())
+        folder.write_info(RunInfo(recipe.seed).ending(status, 10.0))
+        append_row(folder.metrics, replace(METRICS, eval_accuracy=dense))
+        for row in rows:
+            append_row(folder.sweep, row)
+        return folder.path
+
+    return make
+
+
+@pytest.fixture
+def cut():
+    """Make a sweep row."""
+
+    def make(fraction, raw, recalibrated=None, compressor="filters"):
+        left = round(1000 * (1 - fraction))
+        return SweepRow(
+            compressor=compressor,
+            fraction=fraction,
+            removed=fraction,
+            raw=raw,
+            recalibrated=recalibrated,
+            parameters=left,
+            macs=2 * left,
+            dense_parameters=1000,
+            dense_macs=2000,
+            calibrate=0 if recalibrated is None else 100,
+        )
+
+    return make
+
+
+def test_a_curve_is_mean_and_range_over_the_seeds(cut):
+    seeds = [[cut(0.5, 0.8, 0.9), cut(0.0, 0.9, 0.9)], [cut(0.0, 0.7, 0.9), cut(0.5, 0.6, 0.7)]]
+    (curve,) = curves_of("sgd", seeds)
+    assert [point.fraction for point in curve.points] == [0.0, 0.5]
+    assert curve.at(0.5).raw == Spread(pytest.approx(0.7), 0.6, 0.8, 2)
+    assert curve.at(0.5).recalibrated.mean == pytest.approx(0.8)
+    assert (curve.at(0.5).parameters, curve.at(0.5).macs) == (0.5, 0.5)
+    assert curve.at(0.3) is None
+
+
+def test_the_later_of_two_rows_for_one_cut_counts(cut):
+    (curve,) = curves_of("sgd", [[cut(0.3, 0.1), cut(0.1 + 0.2, 0.8)]])
+    assert [point.raw.mean for point in curve.points] == [0.8]
+
+
+def test_recalibrated_is_there_only_if_every_seed_has_it(cut):
+    (curve,) = curves_of("sgd", [[cut(0.5, 0.8, 0.9)], [cut(0.5, 0.8)]])
+    assert curve.at(0.5).recalibrated is None
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_method(make_run):
+    paths = [make_run(f"a{seed}", overrides=[f"seed={seed}"], dense=0.8 + seed / 10) for seed in (1, 0)]
+    paths.append(make_run("c", text=SFW))
+    sgd, filters = study([read_record(path) for path in paths])
+    assert (sgd.label, sgd.seeds) == ("sgd", (0, 1))
+    assert sgd.dense == Spread(pytest.approx(0.85), 0.8, 0.9, 2)
+    assert (filters.label, filters.seeds) == ("filters", (0,))
+
+
+@pytest.mark.parametrize(
+    "override", ["train.threads=2", "data.root=elsewhere", "sweep.fractions=[0.5]", "train.device=cpu"]
+)
+def test_where_a_run_was_computed_makes_no_other_method(make_run, override):
+    paths = [make_run("a"), make_run("b", overrides=["seed=1", override])]
+    assert len(study([read_record(path) for path in paths])) == 1
+
+
+@pytest.mark.parametrize("override", ["method.lr=0.1", "train.epochs=3", "data.holdout=0.1"])
+def test_anything_else_does(make_run, override):
+    paths = [make_run("a"), make_run("b", overrides=["seed=1", override])]
+    entries = study([read_record(path) for path in paths])
+    assert [entry.label for entry in entries] == ["sgd", "sgd (2)"]
+
+
+def test_names_that_carry_their_seed_are_labelled_without_it(make_run):
+    paths = [make_run(f"x{s}", overrides=[f"seed={s}", f"name=mine-{s}"]) for s in (0, 1)]
+    (entry,) = study([read_record(path) for path in paths])
+    assert entry.label == "mine"
+
+
+def test_one_seed_twice_is_refused(make_run):
+    paths = [make_run("a"), make_run("b")]
+    with pytest.raises(RunFolderError, match="seeds of their own"):
+        study([read_record(path) for path in paths])
+
+
+def test_an_unfinished_run_and_no_run_say_so(make_run, tmp_path):
+    with pytest.raises(RunFolderError, match="--resume"):
+        read_record(make_run("a", status="interrupted"))
+    with pytest.raises(RunFolderError, match="no run folder"):
+        read_record(tmp_path)
+
+
+def test_cells_say_mean_and_half_the_range(cut):
+    assert percent(Spread(0.7, 0.6, 0.8, 2)) == "70.0 ±10.0"
+    (curve,) = curves_of("sgd", [[cut(0.5, 0.8, 0.9), cut(0.3, 0.5)]])
+    assert change(curve.at(0.5)) == "80.0 → 90.0"
+    assert change(curve.at(0.3)) == "50.0"
+    assert change(None) == "-"
+
+
+def test_tables_compare_methods_for_every_compressor(make_run, cut):
+    rows = [cut(f, 1 - f, 1 - f / 2, name) for name in ("filters", "low-rank") for f in (0.0, 0.3, 0.5)]
+    paths = [make_run("a", rows=rows), make_run("c", text=SFW, rows=rows[:3])]
+    entries = study([read_record(path) for path in paths])
+    filters, low_rank = study_tables(entries)
+    assert filters.head == ("method", "dense", "0%", "30%", "50%")
+    assert [row[0] for row in filters.rows] == ["sgd", "filters"]
+    assert [row[0] for row in low_rank.rows] == ["sgd"]
+    assert filters.rows[0][-1] == "50.0 → 75.0"
+    assert brief(entries) == [0.3, 0.5]
+
+
+def test_markdown_tables_are_lined_up_and_escape_bars():
+    lines = Table("t", ("a|b", "c"), (("x", "1"), ("yy", "22"))).to_markdown().splitlines()
+    assert lines[0] == "### t"
+    assert len({len(line) for line in lines[2:]}) == 1
+    assert r"a\|b" in lines[2]
+
+
+def test_a_study_is_written_as_tables_and_pictures(make_run, cut, tmp_path):
+    rows = [cut(0.0, 0.9, 0.9), cut(0.5, 0.6, 0.8), cut(0.0, 0.9, 0.9, "unstructured")]
+    paths = [make_run(f"a{s}", overrides=[f"seed={s}"], rows=rows) for s in (0, 1)]
+    paths.append(make_run("c", text=SFW, rows=[cut(0.5, 0.9)]))
+    publish_study(tmp_path / "out", study([read_record(path) for path in paths]), title="T")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.txt", "table.md", "removed.png", "parameters.png", "macs.png"}
+    assert (tmp_path / "out" / "macs.png").read_bytes().startswith(b"\x89PNG")
+    assert "60.0 ±0.0 → 80.0 ±0.0" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_run_is_written_into_its_own_folder(make_run, cut):
+    path = make_run("a", rows=[cut(0.0, 0.9), cut(0.5, 0.6)])
+    (entry,) = study([read_record(path)])
+    publish_run(path, entry)
+    assert {"table.txt", "table.md", "plot.png"} <= {file.name for file in path.iterdir()}
+    assert "| 50%     | 60.0 |            - |       50.0 |  50.0 |" in (path / "table.md").read_text()
+
+
+def test_nothing_swept_cannot_be_drawn(make_run):
+    path = make_run("a")
+    with pytest.raises(ValueError, match="run pliant sweep first"):
+        publish_run(path, study([read_record(path)])[0])

@@ -1,0 +1,139 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_recipes import tiny
+
+from pliant.data import load
+from pliant.metrics import accuracy
+from pliant.report.rows import MetricsRow, SweepRow, read_rows
+from pliant.training.build import load_data
+from pliant.training.experiment import load_run, train
+from pliant.training.folder import RunFolder, RunFolderError
+from pliant.training.loop import DivergedError
+from pliant.training.sweeping import sweep_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return lambda name: RunFolder(tmp_path / "runs" / name)
+
+
+def test_a_run_folder_holds_all_there_is_to_know(folder):
+    run = folder("run")
+    assert train(tiny("train.threads=1"), run)
+    info = json.loads(run.info.read_text())
+    assert info["status"] == "finished"
+    assert info["seed"] == 0
+    assert info["ended"] >= info["started"]
+    assert info["seconds"] > 0
+    assert set(info["versions"]) == {"pliant", "torch", "python"}
+    assert info["machine"]["cpu"]
+    assert info["machine"]["threads"] == 1
+    assert "features.conv1.weight" in run.plan.read_text()
+    rows = read_rows(run.metrics, MetricsRow)
+    assert [row.epoch for row in rows] == [1, 2]
+    assert rows[-1].shrinkage == pytest.approx(1.0)
+    assert 0 < rows[-1].kept < rows[0].kept < 1
+    assert rows[0].lr > rows[1].lr == 0
+
+
+def test_a_trained_run_loads_with_its_buffers_and_gives_its_last_row(folder):
+    run = folder("run")
+    train(tiny(), run)
+    loaded = load_run(run)
+    last = read_rows(run.metrics, MetricsRow)[-1]
+    assert accuracy(loaded.model, loaded.data.eval_batches()) == last.eval_accuracy
+    assert any("running_mean" in name for name in load_file(run.weights))
+
+
+def test_tied_weights_are_saved_once_and_come_back_tied(folder):
+    run = folder("run")
+    train(tiny("model={name: 'training_models:TiedNet'}", "method={type: sgd}"), run)
+    assert sum("weight" in name for name in load_file(run.weights)) == 2
+    loaded = load_run(run)
+    assert loaded.model.first.weight is loaded.model.second.weight
+    last = read_rows(run.metrics, MetricsRow)[-1]
+    assert accuracy(loaded.model, loaded.data.eval_batches()) == last.eval_accuracy
+
+
+def test_the_seed_decides_everything(folder):
+    runs = [folder(name) for name in "abc"]
+    for run, seed in zip(runs, (0, 0, 1), strict=True):
+        train(tiny(f"seed={seed}", "train.epochs=1"), run)
+    a, b, c = (load_file(run.weights)["classifier.weight"] for run in runs)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_run_is_never_replaced_silently(folder):
+    run = folder("run")
+    recipe = tiny("train.epochs=1")
+    train(recipe, run)
+    with pytest.raises(RunFolderError, match="--resume continues it, --overwrite replaces it"):
+        train(recipe, run)
+    (run.path / "old").touch()
+    train(recipe, run, overwrite=True)
+    assert not (run.path / "old").exists()
+
+
+def test_a_folder_that_is_no_run_is_not_even_overwritten(folder):
+    foreign = folder("foreign")
+    foreign.path.mkdir(parents=True)
+    (foreign.path / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match="no run folder"):
+        train(tiny(), foreign, overwrite=True)
+    assert (foreign.path / "thesis.tex").exists()
+
+
+def test_a_run_that_cannot_be_built_leaves_no_folder(folder):
+    with pytest.raises(ValueError, match="takes widths"):
+        train(tiny("model.args={depth: 3}"), folder("run"))
+    assert not folder("run").path.exists()
+
+
+def test_holding_out_takes_from_the_training_set_and_leaves_the_test_set_alone():
+    whole, held = load_data(tiny(), CPU), load_data(tiny("data.holdout=0.2"), CPU)
+    total = len(load("digits").train)
+    assert len(whole.learn) == total
+    assert len(held.judge) == round(0.2 * total)
+    assert len(held.learn) + len(held.judge) == total
+    assert held.judged_on == "held-out part of the training set"
+
+
+@pytest.mark.parametrize("override", ["train.precision=bfloat16", "train.channels_last=true", "data.augment=false"])
+def test_options_of_the_budget_train(folder, override):
+    assert train(tiny(override, "train.epochs=1"), folder("run"))
+
+
+def test_an_unknown_device_says_so(folder):
+    with pytest.raises(ValueError, match=r"train\.device must be auto, cpu or a device"):
+        train(tiny("train.device=toaster"), folder("run"))
+
+
+def test_a_diverged_run_stops_and_says_so(folder):
+    run = folder("run")
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        train(tiny("method={type: sgd, lr: 1e30, schedule: constant}", "train.epochs=4"), run)
+    assert run.read_info().status == "interrupted"
+
+
+def test_a_sweep_writes_rows_as_they_come_and_leaves_the_model_alone(folder):
+    run = folder("run")
+    train(tiny("train.epochs=1"), run)
+    before = run.weights.read_bytes()
+    loaded = load_run(run)
+    weights = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    for count, row in enumerate(sweep_run(loaded, loaded.recipe.sweep), start=1):
+        assert read_rows(run.sweep, SweepRow)[-1] == row
+        assert len(read_rows(run.sweep, SweepRow)) == count
+    first, second = read_rows(run.sweep, SweepRow)
+    assert (first.fraction, second.fraction) == (0.0, 0.5)
+    assert first.raw == read_rows(run.metrics, MetricsRow)[-1].eval_accuracy
+    assert second.macs < first.macs == first.dense_macs
+    assert second.calibrate == 128
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.model.state_dict().items())
+    assert run.weights.read_bytes() == before
