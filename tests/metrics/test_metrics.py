@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.metrics import Size, accuracy, evaluate_loss, size
+from pliant.metrics import Size, accuracy, evaluate_loss, relative_distance, size
 
 
 class _Dropping(nn.Module):
@@ -88,3 +88,14 @@ def test_shared_weights_count_once():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert size(model, torch.randn(1, 4)).parameters == 24
+
+
+def test_relative_distance_is_the_share_of_the_norm_that_a_cut_removes():
+    model, cut = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0]]))
+        cut.weight.copy_(torch.tensor([[0.0, 4.0]]))
+    assert relative_distance(model, cut) == pytest.approx(0.6)
+    assert relative_distance(model, model) == 0.0
+    with pytest.raises(ValueError, match="truncate"):
+        relative_distance(model, nn.Linear(3, 1, bias=False))

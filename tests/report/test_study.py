@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -153,8 +154,13 @@ def test_a_study_is_written_as_tables_and_pictures(make_run, cut, tmp_path):
     paths.append(make_run("c", text=SFW, rows=[cut(0.5, 0.9)]))
     publish_study(tmp_path / "out", study([read_record(path) for path in paths]), title="T")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"table.txt", "table.md", "removed.png", "parameters.png", "macs.png"}
+    assert names == {"table.txt", "table.md", "runs.jsonl", "rows.jsonl", "removed.png", "parameters.png", "macs.png"}
     assert (tmp_path / "out" / "macs.png").read_bytes().startswith(b"\x89PNG")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [line["seed"] for line in lines] == [0, 0, 0, 1, 1, 1, 0]
+    assert len({line["method"] for line in lines}) == 2
+    runs = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [run["recipe"]["seed"] for run in runs] == [0, 1, 0]
     assert "60.0 ±0.0 → 80.0 ±0.0" in (tmp_path / "out" / "table.md").read_text()
 
 

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 from training_recipes import tiny
 
+from pliant.compress import UnstructuredPruning
 from pliant.data import load
-from pliant.metrics import accuracy
+from pliant.metrics import accuracy, relative_distance
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
 from pliant.training.build import load_data
 from pliant.training.experiment import load_run, train
@@ -137,3 +138,19 @@ def test_a_sweep_writes_rows_as_they_come_and_leaves_the_model_alone(folder):
     assert second.calibrate == 128
     assert all(torch.equal(value, weights[name]) for name, value in loaded.model.state_dict().items())
     assert run.weights.read_bytes() == before
+
+
+def test_a_probe_logs_the_distance_to_what_it_would_cut(folder):
+    run = folder("probed")
+    train(tiny("probe={compressor: unstructured, fraction: 0.9}"), run)
+    distances = [row.distance for row in read_rows(run.metrics, MetricsRow)]
+    compressor, model = UnstructuredPruning(), load_run(run).model
+    pruned = compressor.truncate(model, compressor.select(model, 0.9, example=torch.zeros(1, 1, 8, 8)))
+    assert distances[-1] == pytest.approx(relative_distance(model, pruned))
+    assert 0 < distances[-1] < 1
+
+
+def test_no_probe_no_distance(folder):
+    run = folder("unprobed")
+    train(tiny(), run)
+    assert {row.distance for row in read_rows(run.metrics, MetricsRow)} == {None}

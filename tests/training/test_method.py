@@ -96,3 +96,17 @@ def test_building_moves_no_weight(model):
     before = [parameter.clone() for parameter in model.parameters()]
     build_method(tiny("method.norms={type: joined}").method, model, example=EXAMPLE, total_steps=STEPS)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_rules_say_everything_about_a_plan(model):
+    recipe = tiny(
+        "method={type: sfw, plan: rules, step: {type: raw}, rules: ["
+        "{layers: norm, treat: {type: ball, ball: k-support, k: 0.5}},"
+        "{name: 'classifier.*', treat: {type: free, lr: 0.3}},"
+        "{layers: convolution, local: weight, treat: {type: ball, ball: group-k-support, k: 2}}]}"
+    ).method
+    groups = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS).plan.groups
+    found = {group.names: type(group.target).__name__ for group in groups}
+    assert found[("features.bn1.weight",)] == found[("features.conv4.weight",)] == "Ball"
+    assert found[("classifier.weight", "classifier.bias")] == "Free"
+    assert len(groups) == 4 + 2 * 4 + 1

@@ -89,7 +89,7 @@ def test_overrides_are_yaml_and_apply_in_order(path):
         ("method.norms.bal=1", ["method.norms.bal: no such key", "did you mean ball?"]),
         ("method.type=sdg", ["method.type: must be one of sgd, sfw", "'sdg'"]),
         ("method={lr: 1}", ["method.type: must be one of sgd, sfw", "None"]),
-        ("method.plan=both", ["method.plan: must be 'filters', 'low-rank' or 'unstructured'", "'both'"]),
+        ("method.plan=both", ["method.plan: must be 'filters', 'low-rank', 'unstructured' or 'rules'", "'both'"]),
         ("method.step={type: shrink}", ["method.step.type: must be one of", "shrinkage", "'shrink'"]),
         ("method.k=1.5", ["method.k: k must be an int >= 1 (a count) or a float in (0, 1]", "1.5"]),
         ("method.k=0", ["method.k:", "found 0"]),
@@ -156,3 +156,10 @@ def test_a_file_that_is_no_recipe_says_so(tmp_path, text, part):
 
 def test_a_missing_file_says_so(tmp_path):
     assert "cannot read the recipe" in error_of(tmp_path / "none.yaml")
+
+
+def test_rules_and_the_numbers_of_presets_exclude_each_other(path):
+    rules = "method.rules=[{treat: {type: free}}]"
+    assert "plan: filters" in error_of(path, rules)
+    assert "leave out" in error_of(path, "method.plan=rules", rules)
+    assert "plan: rules" in error_of(path, "method={type: sfw, plan: rules}")

@@ -101,17 +101,22 @@ class TopK(Gauge):
         return torch.maximum(a.amax(-1), a.sum(-1) / k)
 
     def dual(self, a: Tensor) -> Tensor:
-        top = a.topk(self._count(a.shape[-1]), dim=-1).values
+        k = self._count(a.shape[-1])
+        top = a if k == a.shape[-1] else a.topk(k, dim=-1).values
         return torch.linalg.vector_norm(top, dim=-1) if self.p == 2.0 else top.sum(-1)
 
     def vertex(self, a: Tensor) -> Tensor:
+        k = self._count(a.shape[-1])
+        if k == a.shape[-1]:
+            return self._spread(a)
         # By index and never by threshold: ties must not select more than k.
-        top, index = a.topk(self._count(a.shape[-1]), dim=-1)
+        top, index = a.topk(k, dim=-1)
+        return torch.zeros_like(a).scatter(-1, index, self._spread(top))
+
+    def _spread(self, top: Tensor) -> Tensor:
         if self.p == 2.0:
-            top = top / _nonzero(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
-        else:
-            top = (top > 0).to(a.dtype)
-        return torch.zeros_like(a).scatter(-1, index, top)
+            return top / _nonzero(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
+        return (top > 0).to(top.dtype)
 
     def project(self, a: Tensor, radius: float) -> Tensor:
         k = self._count(a.shape[-1])
