@@ -154,7 +154,7 @@ def test_presets_assign_what_they_say_on_all_models(name):
             target = found[f"{layer}.weight"]
             assert isinstance(target.view, view)
             n0 = initial_norm(owners[layer], "weight", owners[layer].weight)
-            assert target.radius == pytest.approx(30.0 * n0)
+            assert target.radius == pytest.approx({Filters: 30.0, Singular: 10.0, Entries: 30.0}[view] * n0)
 
 
 def test_treatments_of_norms_and_rest_are_followed():

@@ -19,9 +19,12 @@ from pliant.structure.radius import InitScaled, RadiusRule
 from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment
 
+# The best settings of the trials in results/fashion-mnist.
 RADIUS = InitScaled(30.0)
-NORMS_FOR_FILTERS = Constraint(TopK(0.1), radius=RADIUS)
-NORMS = Constraint(Lp(2.0), radius=RADIUS)
+RADIUS_FOR_LOW_RANK = InitScaled(10.0)
+NORMS_FOR_FILTERS = Constraint(TopK(0.05), radius=RADIUS)
+NORMS_FOR_LOW_RANK = Constraint(Lp(2.0), radius=RADIUS_FOR_LOW_RANK)
+NORMS_FOR_UNSTRUCTURED = Constraint(Lp(2.0), radius=InitScaled(3.0))
 REST = Free(lr=0.05, momentum=0.9, weight_decay=0.0)
 
 
@@ -84,8 +87,8 @@ class Plan:
         model: nn.Module,
         *,
         k: float,
-        radius: RadiusRule = RADIUS,
-        norms: Treatment = NORMS,
+        radius: RadiusRule = RADIUS_FOR_LOW_RANK,
+        norms: Treatment = NORMS_FOR_LOW_RANK,
         rest: Treatment = REST,
         ignore: Sequence[str] = (),
     ) -> Plan:
@@ -113,7 +116,7 @@ class Plan:
         *,
         k: float,
         radius: RadiusRule = RADIUS,
-        norms: Treatment = REST,
+        norms: Treatment = NORMS_FOR_UNSTRUCTURED,
         rest: Treatment = REST,
         ignore: Sequence[str] = (),
     ) -> Plan:

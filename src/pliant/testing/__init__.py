@@ -2,7 +2,8 @@
 
 from pliant.testing.case import Case
 from pliant.testing.compressor_laws import COMPRESSOR_LAWS, check_compressor
-from pliant.testing.optimizer_laws import OPTIMIZER_LAWS, OptimizerCase, check_optimizer
+from pliant.testing.optimizer_laws import OPTIMIZER_LAWS, check_optimizer
+from pliant.testing.optimizers.case import OptimizerCase
 from pliant.testing.region_laws import PENALTY_LAWS, REGION_LAWS, check_penalty, check_region
 from pliant.testing.syncs import HostReads
 from pliant.testing.violation import LawViolation
