@@ -13,7 +13,7 @@ help:
 	@echo "make format    reformat and fix what can be fixed"
 
 demo: $(VENV)/.run
-	$(BIN)/pliant demo
+	$(BIN)/pliant demo --overwrite
 
 test: lint types
 	$(PYTEST) -m "not slow"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pliant import SFW, FilterPruning, Free, Plan, Shrinkage, sweep
+from pliant import SFW, FilterPruning, Plan, Shrinkage, sweep
 from pliant.compress import Inputs
 from pliant.data import Batches, load
 from pliant.metrics import accuracy
@@ -37,10 +37,7 @@ def run(total: float, factor: float, seed: int) -> dict[str, Any]:
     test = Batches(data.test, batch_size=497, **statistics)
     model = create("cnn-4", num_classes=10, in_channels=1, image_size=8, widths=[32, 64, 64, 64])
     plan = Plan.for_filters(model, k=0.3)
-    with torch.no_grad():
-        for group in plan:
-            for slot in group.slots if not isinstance(group.target, Free) else ():
-                slot.parameter.mul_(factor)
+    plan.scale_weights(factor)
     plan.make_feasible()
     steps = EPOCHS * len(train)
     optimizer = SFW(plan.param_groups(), lr=1.0, step_rule=Shrinkage(total, steps))

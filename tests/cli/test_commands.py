@@ -202,3 +202,11 @@ def test_tensorboard_events_are_written(workplace):
 
 def test_the_version_is_told():
     assert pliant("--version").strip()
+
+
+def test_data_root_says_where_the_data_is(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: r\ndata: {name: cifar10}\nmethod: {type: sgd}\n")
+    result = CliRunner().invoke(app, ["train", str(recipe), "--data-root", str(tmp_path), "--runs", str(tmp_path)])
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.output.replace("\n", "")

@@ -32,14 +32,16 @@ def test_the_demo_trains_cuts_draws_and_says_what_is_next(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path):
-    result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
+    result = CliRunner().invoke(app, ["demo", "--seeds", "0,1,2", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    paths = [tmp_path / name for name in ("sgd-0", "sfw-filters-0", "sfw-low-rank-0")]
+    names = ("sgd", "sfw-filters", "sfw-low-rank")
+    paths = [tmp_path / f"{name}-{seed}" for name in names for seed in (0, 1, 2)]
     entries = {entry.label: entry for entry in study([read_record(path) for path in paths])}
     curves = {(label, curve.compressor): curve for label, entry in entries.items() for curve in entry.curves()}
-    assert all(entry.dense.mean >= 0.97 for entry in entries.values())
-    assert curves["sfw-filters", "filters"].at(0.5).raw.mean >= 0.95
-    assert curves["sfw-low-rank", "low-rank"].at(0.5).raw.mean >= 0.95
+    assert all(entry.dense.mean >= 0.985 for entry in entries.values())
+    assert curves["sfw-filters", "filters"].at(0.5).raw.mean >= 0.97
+    assert curves["sfw-filters", "filters"].at(0.7).recalibrated.mean >= 0.95
+    assert curves["sfw-low-rank", "low-rank"].at(0.5).raw.mean >= 0.97
     assert curves["sgd", "filters"].at(0.5).raw.mean <= 0.5
 
 

@@ -63,3 +63,12 @@ def test_a_recalibrated_cut_is_still_exact():
     assert done.report.recalibrated
     assert done.report.relative_difference < 1e-10
     assert not torch.equal(done.model[1].running_mean, model[1].running_mean[list(done.cut.kept["0"])])
+
+
+def test_batches_with_labels_say_what_to_do():
+    pairs = [(batch, torch.zeros(len(batch))) for batch in _batches(4)]
+    model = nn.Sequential(nn.BatchNorm2d(4))
+    with pytest.raises(TypeError) as caught:
+        recalibrate_batchnorm(model, pairs)
+    assert "Inputs(batches)" in caught.value.__notes__[0]
+    recalibrate_batchnorm(model, Inputs(pairs))

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from compressible import build
+from torch import nn
 
 from pliant.compress import FilterPruning, LowRank, UnstructuredPruning, compress, sweep
 
@@ -60,3 +61,35 @@ def test_the_report_reads_well():
     text = str(compress(model, FilterPruning(), 0.5, example=example).report)
     for part in ("FilterPruning", "50.0%", "parameters", "MACs", "left dense  stem", "skipped     fc"):
         assert part in text
+
+
+@pytest.mark.parametrize("compressor", [FilterPruning(), LowRank(), UnstructuredPruning()])
+def test_a_compiled_model_is_refused_since_its_layers_call_no_hooks(compressor):
+    model, example = build("plain")
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(ValueError, match=r"must not be wrapped by torch\.compile, found '_orig_mod'"):
+        sweep(compiled, compressor, [0.5], example=example, evaluate=lambda _: 0.0)
+    wrapped = nn.Sequential(compiled)
+    with pytest.raises(ValueError, match="'0' must not be wrapped"):
+        compressor.select(wrapped, 0.5, example=example)
+
+
+def test_a_model_without_a_layer_to_cut_is_named_in_the_log(caplog):
+    model, example = nn.LSTM(4, 4), torch.randn(2, 3, 4)
+    with caplog.at_level("WARNING"):
+        sweep(model, FilterPruning(), [0.0, 0.5], example=example, evaluate=lambda _: 0.0)
+    assert len(caplog.records) == 1
+    assert "FilterPruning finds nothing to cut in this model" in caplog.text
+    assert "weight_ih_l0: a parameter of LSTM" in caplog.text
+
+
+def test_a_class_in_place_of_a_compressor_is_refused():
+    model, example = build("plain")
+    with pytest.raises(TypeError, match="compressor must be a Compressor such as FilterPruning"):
+        sweep(model, FilterPruning, [0.5], example=example, evaluate=lambda _: 0.0)
+
+
+def test_a_mapping_is_no_example():
+    model, example = build("plain")
+    with pytest.raises(ValueError, match="found a mapping with the keys x"):
+        sweep(model, FilterPruning(), [0.5], example={"x": example}, evaluate=lambda _: 0.0)

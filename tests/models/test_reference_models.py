@@ -160,6 +160,7 @@ from torch import nn
 def plain(num_classes, *, hidden=4): return nn.Linear(hidden, num_classes)
 def everything(**keywords): return nn.Linear(keywords["in_channels"], keywords["num_classes"])
 def nothing(): return "no model"
+def demanding(num_classes, depth, *, width, hidden=4): return nn.Linear(hidden, num_classes)
 number = 3
 """
 
@@ -200,3 +201,5 @@ def test_factories_that_do_not_work_are_refused_by_name(module, name, message):
 def test_arguments_that_a_factory_does_not_accept_are_refused(module):
     with pytest.raises(ValueError, match="plain: takes hidden, found depth"):
         create(f"{module}:plain", **SIZES, depth=3)
+    with pytest.raises(ValueError, match="demanding: needs depth as well"):
+        create(f"{module}:demanding", **SIZES, width=3)

@@ -10,6 +10,7 @@ from torch import nn
 
 from pliant.optim import SFW, GradientScaled, NonFinite, NonFiniteGradientError, Raw, StepRule
 from pliant.regions import Ball, Coupled, Filters, TopK, group_k_support_ball, l2_ball, nuclear_ball
+from pliant.structure import Plan
 
 
 def weight(*shape, dtype=torch.float32):
@@ -218,3 +219,10 @@ def test_float64_step_sizes_have_the_precision_of_float64():
     SFW([{"params": [p], "region": l2_ball(1.0)}], lr=0.1, momentum=0.0, step_rule=Raw()).step()
     expected = 0.9 * before - 0.1 * 5**-0.5
     torch.testing.assert_close(p.detach(), expected, atol=1e-15, rtol=1e-15)
+
+
+def test_a_plan_is_taken_as_it_is():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    plan = Plan.for_filters(model, k=0.5)
+    ours, theirs = SFW(plan, lr=0.1), SFW(plan.param_groups(), lr=0.1)
+    assert ours.state_dict() == theirs.state_dict()

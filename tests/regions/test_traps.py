@@ -342,3 +342,9 @@ def test_projections_in_float64_are_float64_throughout(gauge):
     ball = Ball(gauge, Entries(), 0.21)
     p = ball.project(x)
     assert ((x - p) @ p).item() == pytest.approx(0.21 * ball.dual(x - p).item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("ball", EVERY, ids=str)
+def test_huge_points_are_outside_although_their_squares_are_not_finite(ball):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)) * 1e25
+    assert ball.contains(ball.project(x), tol=1e-5)

@@ -349,3 +349,26 @@ def test_free_refuses_impossible_values(options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=rf"{name} must be .*, found {value}"):
         Free(**options)
+
+
+def test_scale_weights_touches_constrained_weights_alone():
+    model = small()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    plan = Plan.for_filters(model, k=0.5)
+    plan.scale_weights(0.5)
+    free = {name for group in plan if isinstance(group.target, Free) for name in group.names}
+    assert free
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name] if name in free else 0.5 * before[name])
+    for factor in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="factor must be in"):
+            plan.scale_weights(factor)
+
+
+def test_by_default_norms_that_mix_channels_are_left_to_rest():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
+    found = by_name(Plan.for_filters(model, k=0.5, rest=Free(lr=0.7)))
+    assert isinstance(found["1.weight"], Ball)
+    assert found["3.weight"] == found["3.bias"] == Free(lr=0.7)
+    named = by_name(Plan.for_filters(model, k=0.5, norms=Constraint(TopK(1))))
+    assert isinstance(named["3.weight"], Ball)

@@ -163,3 +163,11 @@ def test_rules_and_the_numbers_of_presets_exclude_each_other(path):
     assert "plan: filters" in error_of(path, rules)
     assert "leave out" in error_of(path, "method.plan=rules", rules)
     assert "plan: rules" in error_of(path, "method={type: sfw, plan: rules}")
+
+
+def test_an_override_of_a_part_that_the_file_leaves_out_changes_its_default(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("name: short\nmethod: {type: sfw, plan: filters}\n")
+    recipe = Recipe.from_yaml(path, ["method.step.total=2.5", "sweep.calibrate=7"])
+    assert (recipe.method.step.type, recipe.method.step.total, recipe.sweep.calibrate) == ("shrinkage", 2.5, 7)
+    assert recipe.sweep.fractions == Recipe.from_yaml(path).sweep.fractions

@@ -11,6 +11,7 @@ import typer
 
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
+from pliant.cli.options import DataRootOption
 from pliant.cli.sweep import RunArgument
 from pliant.compress import compress as cut_model
 from pliant.compress import save
@@ -35,8 +36,9 @@ def compress(
     ] = "filters",
     fraction: Annotated[float, typer.Option(metavar="SHARE", help="Of the atoms, removed; in [0, 1).")] = 0.5,
     calibrate: Annotated[
-        int | None, typer.Option(metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
+        int | None, typer.Option(min=0, metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
+    data_root: DataRootOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Cut a trained model once and write it, physically smaller where that is possible.
@@ -52,7 +54,7 @@ def compress(
     taken = [name for name in FILES if (output / name).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{output} holds {', '.join(taken)} already; --overwrite replaces them")
-    loaded = load_run(RunFolder(run))
+    loaded = load_run(RunFolder(run), data_root)
     section = loaded.recipe.sweep
     images = section.calibrate if calibrate is None else calibrate
     report = _compress(loaded, _spec(section, compressor), fraction, min(images, len(loaded.data.learn)), output)
@@ -66,6 +68,7 @@ def compress(
     for name, reason in {**report["skipped"], **report["left_dense"]}.items():
         out.print(f"  {name} keeps its size: {reason}")
     out.print(f"Written: {output}/{', '.join(FILES)}")
+    out.print(f"Load it in Python: [bold]pliant.load({str(output)!r}, factory)[/], factory() making the uncut model")
 
 
 def _spec(section: SweepSection, name: str) -> CompressorSpec:

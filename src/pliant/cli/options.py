@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 _SLACK = 1e-9
+
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", metavar="FOLDER", help="Where the data is; also PLIANT_DATA, data.root.")
+]
 
 
 def fractions_of(text: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
-from pliant.cli.options import fractions_of
+from pliant.cli.options import DataRootOption, fractions_of
 from pliant.report.rows import SweepRow
 from pliant.report.study import read_record, study
 from pliant.training.experiment import load_run
@@ -38,6 +38,7 @@ def sweep(
     calibrate: Annotated[
         int | None, typer.Option(metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
+    data_root: DataRootOption = None,
 ) -> None:
     """Cut one trained model at many ratios, without training: rows, a table and a plot in the run folder.
 
@@ -49,25 +50,23 @@ def sweep(
 
       pliant sweep runs/fashion-filters --compressor low-rank --fractions 0:0.9:0.1
     """
-    sweep_folder(console(), RunFolder(run), compressors=compressor, fractions=fractions, calibrate=calibrate)
+    given: dict[str, Any] = {"compressors": compressor or None, "calibrate": calibrate}
+    given["fractions"] = None if fractions is None else fractions_of(fractions)
+    sweep_folder(console(), RunFolder(run), {name: v for name, v in given.items() if v is not None}, data_root)
 
 
 def sweep_folder(
     out: Console,
     folder: RunFolder,
-    *,
-    compressors: list[str] | None = None,
-    fractions: str | None = None,
-    calibrate: int | None = None,
+    given: Mapping[str, Any],
+    data_root: Path | None,
 ) -> None:
-    """Sweep a run and write its table and plot."""
+    """Sweep a run and write its table and plot; `given` replaces parts of the recipe's sweep section."""
     from pliant.report.publish import publish_run  # noqa: PLC0415  (matplotlib takes a second to import)
     from pliant.training.sweeping import sweep_run  # noqa: PLC0415
 
-    loaded = load_run(folder)
-    given: dict[str, Any] = {"compressors": compressors or None, "calibrate": calibrate}
-    given["fractions"] = None if fractions is None else fractions_of(fractions)
-    section = loaded.recipe.sweep.model_dump() | {name: value for name, value in given.items() if value is not None}
+    loaded = load_run(folder, data_root)
+    section = loaded.recipe.sweep.model_dump() | dict(given)
     show(out, sweep_run(loaded, from_mapping(SweepSection, section, source="the sweep")))
     (entry,) = study([read_record(folder.path)])
     for table in publish_run(folder.path, entry):

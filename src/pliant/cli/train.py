@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pliant.cli.console import console
 from pliant.cli.errors import INTERRUPTED, user_errors
+from pliant.cli.options import DataRootOption
 from pliant.cli.progress import watch_on
 from pliant.report.rows import MetricsRow, read_rows
 from pliant.training import experiment
@@ -34,6 +35,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of this name.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard.")] = False,
+    data_root: DataRootOption = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Train by a recipe into a new run folder, runs/NAME.
@@ -52,7 +54,10 @@ def train(
     out = console()
     if resume and overwrite:
         raise ValueError("--resume goes on with a run and --overwrite replaces it: give one of the two")
-    loaded, folder = _locate(recipe, override or [], runs, resume=resume)
+    if resume and data_root is not None:
+        raise ValueError("--data-root would change the recipe of the run to resume; set PLIANT_DATA instead")
+    overrides = [*(override or []), *([] if data_root is None else [f"data.root={data_root}"])]
+    loaded, folder = _locate(recipe, overrides, runs, resume=resume)
     watch = watch_on(out, tensorboard=folder.path / "tensorboard" if tensorboard else None)
     with stop_on_interrupt() as stop:
         if resume:

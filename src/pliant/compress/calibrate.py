@@ -68,6 +68,10 @@ def _accumulate(model: nn.Module, norms: list[Any], batches: Iterable[Example]) 
             for norm in norms:
                 # None is torch's own cumulative average, which instance norm does not know.
                 norm.momentum = None if isinstance(norm, _BatchNorm) else 1.0 / count
-            call(model, batch)
+            try:
+                call(model, batch)
+            except TypeError as error:
+                error.add_note("batches of (inputs, labels) go in as pliant.compress.Inputs(batches)")
+                raise
     if count == 0:
         raise ValueError("batches must yield at least one batch, found none (a generator can be used only once)")

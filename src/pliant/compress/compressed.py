@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pliant.compress.calibrate import recalibrate_batchnorm
-from pliant.compress.compressor import Compressor
+from pliant.compress.compressor import Compressor, select_cut
 from pliant.compress.cut import Cut
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.size import size
@@ -100,9 +100,10 @@ def compress(
         calibrate: batches of training inputs to recompute running statistics with, after the cut; None leaves them.
 
     Raises:
+        TypeError: if `compressor` is no Compressor.
         ValueError: if the fraction is out of range, or there is no batch to calibrate with.
     """
-    cut = compressor.select(model, fraction, budget=budget, example=example)
+    cut = select_cut(compressor, model, fraction, budget=budget, example=example)
     truncated = compressor.truncate(model, cut)
     if calibrate is not None:
         truncated = recalibrate_batchnorm(truncated, calibrate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,6 +12,8 @@ from pliant.compress.atoms import check_fraction
 from pliant.compress.cut import Cut, CutError
 from pliant.spec import from_spec, to_spec
 from pliant.structure.norms import Example
+
+_LOG = logging.getLogger(__name__)
 
 
 class Compressor(ABC):
@@ -72,6 +75,23 @@ def options_of(compressor: Compressor) -> dict[str, Any]:
     """Return a compressor's options as plain data, as a cut holds them."""
     spec = to_spec(compressor)
     return {name: value for name, value in spec.items() if name != "type"}
+
+
+def select_cut(
+    compressor: Compressor, model: nn.Module, fraction: float | None, *, budget: object = None, example: Example
+) -> Cut:
+    """Let a compressor choose, and log a warning if it finds nothing in the model that it can cut.
+
+    Raises:
+        TypeError: if `compressor` is no Compressor, for example the class instead of an instance.
+    """
+    if not isinstance(compressor, Compressor):
+        raise TypeError(f"compressor must be a Compressor such as FilterPruning(), found {compressor!r}")
+    cut = compressor.select(model, fraction, budget=budget, example=example)
+    if fraction and not cut.atoms:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in cut.skipped.items()) or "it has no fitting layer"
+        _LOG.warning("%s finds nothing to cut in this model, which stays whole (%s)", cut.compressor, reasons)
+    return cut
 
 
 def check_request(fraction: float | None, budget: object) -> float | None:

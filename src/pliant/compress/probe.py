@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
-from pliant.structure.norms import Example, call
+from pliant.structure.norms import Example, call, refuse_compiled
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ def probe(model: nn.Module, example: Example) -> Probe:
 
     Output layers are found by walking from the outputs back through the autograd graph until layers are met, so that
     a softmax, a pool or a reshape behind the last layer hides nothing.
+
+    Raises:
+        ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
     """
+    refuse_compiled(model)
     twin = copy.deepcopy(model).eval()
     for parameter in twin.parameters():
         if parameter.is_floating_point():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pliant.compress.calibrate import recalibrate_batchnorm
-from pliant.compress.compressor import Compressor
+from pliant.compress.compressor import Compressor, select_cut
 from pliant.structure.norms import Example
 
 
@@ -64,13 +64,14 @@ def sweep(
         realise: evaluate the realised models instead.
 
     Raises:
+        TypeError: if `compressor` is no Compressor.
         ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
     """
     if isinstance(calibrate, Iterator):
         raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
     rows = []
     for fraction in fractions:
-        cut = compressor.select(model, fraction, example=example)
+        cut = select_cut(compressor, model, fraction, example=example)
         cut_model = compressor.realise(model, cut) if realise else compressor.truncate(model, cut)
         rows.append(
             Row(

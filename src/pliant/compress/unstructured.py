@@ -15,7 +15,7 @@ from pliant.compress.compressor import Compressor, check_fits, check_request, op
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
-from pliant.structure.norms import NORM_LAYERS, Example
+from pliant.structure.norms import NORM_LAYERS, Example, refuse_compiled
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
@@ -50,6 +50,7 @@ class UnstructuredPruning(Compressor):
         fraction = check_request(fraction, budget)
         if fraction is None:
             raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
+        refuse_compiled(model)
         weights, skipped = _weights(model, self.ignore)
         magnitudes = [_magnitudes(name, weight) for name, weight in weights.items()]
         masks = self.scope.removed(magnitudes, fraction)

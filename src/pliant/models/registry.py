@@ -43,7 +43,7 @@ def create(name: str, *, num_classes: int, in_channels: int, image_size: int, **
         args: what this model takes besides, such as ``widths`` of ``cnn-4``.
 
     Raises:
-        ValueError: no such model, an argument it does not take, or a factory that gives no ``nn.Module``.
+        ValueError: no such model, an argument it does not take or lacks, or a factory that gives no ``nn.Module``.
     """
     factory = _imported(name) if ":" in name else _registered(name)
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
@@ -86,4 +86,9 @@ def _accepted(
     if unknown:
         allowed = ", ".join(sorted(keywords - set(sizes))) or "no arguments besides the sizes"
         raise ValueError(f"{name}: takes {allowed}, found {', '.join(unknown)}")
-    return {**{key: value for key, value in sizes.items() if key in keywords}, **args}
+    given = {**{key: value for key, value in sizes.items() if key in keywords}, **args}
+    needed = [key for key, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    missing = [key for key in needed if key not in given]
+    if missing:
+        raise ValueError(f"{name}: needs {', '.join(missing)} as well; give them in args")
+    return given

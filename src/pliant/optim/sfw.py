@@ -15,6 +15,7 @@ from pliant.optim.group import OBJECTS, NonFinite, check_group, live, names, pla
 from pliant.optim.point import Point
 from pliant.optim.steps import GradientScaled, StepRule
 from pliant.regions.region import Region
+from pliant.structure.plan import Plan
 
 
 class NonFiniteGradientError(ArithmeticError):
@@ -38,7 +39,7 @@ class SFW(Optimizer):
     group's parameters, in order, are one point. A parameter without gradient does not move.
 
     Args:
-        params: parameters or groups; each group has a "region" (a `Region`, or None). `Plan.param_groups()` makes them.
+        params: a `Plan`, its `param_groups()`, or groups of your own, each with a "region" (a `Region`, or None).
         lr: multiplies the step rule's factor; the rate of `torch.optim.SGD` is a good start under `GradientScaled`,
             1 under `Shrinkage`.
         momentum: in [0, 1).
@@ -56,7 +57,7 @@ class SFW(Optimizer):
 
     def __init__(
         self,
-        params: ParamsT,
+        params: ParamsT | Plan,
         *,
         lr: float | Tensor,
         momentum: float = 0.9,
@@ -73,7 +74,7 @@ class SFW(Optimizer):
             "step_rule": GradientScaled() if step_rule is None else step_rule,
             "nonfinite": nonfinite,
         }
-        super().__init__(params, defaults)
+        super().__init__(params.param_groups() if isinstance(params, Plan) else params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; it must say its "region" (a `Region`, or None for a free group)."""

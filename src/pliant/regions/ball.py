@@ -71,7 +71,7 @@ class Ball(Region):
         nearest = gauge.project(a, self.radius)
         # Rounding must not leave the result outside.
         nearest = nearest * (self.radius / gauge.value(nearest).clamp_min(self.radius)).unsqueeze(-1)
-        outside = gauge.value(a) > self.radius
+        outside = gauge.value(split.magnitudes) * peak > self.radius  # squares of `a` may leave the range of float32
         moved = self._unscaled(x, split.rebuild(nearest))
         kept = zip(tensors(moved), tensors(x), strict=True)
         return pack(x, [torch.where(_like(outside, old), new, old) for new, old in kept])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,33 @@ Example = Tensor | Sequence[Any]
 
 
 def call(model: nn.Module, example: Example) -> object:
-    """Run the model on an example: a tensor, or a sequence of positional arguments."""
+    """Run the model on an example: a tensor, or a sequence of positional arguments.
+
+    Raises:
+        ValueError: if the example is a mapping.
+    """
+    if isinstance(example, Mapping):
+        raise ValueError(
+            "an example or batch must be a tensor or a sequence of positional arguments, found a mapping with the keys "
+            f"{', '.join(map(str, example))}; wrap the model in a module that takes them one by one"
+        )
     return model(example) if isinstance(example, Tensor) else model(*example)
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse what `torch.compile` wrapped: compiled code calls no hooks, so that its layers would seem unused.
+
+    Raises:
+        ValueError: naming the wrapped module.
+    """
+    for name, _ in model.named_modules():
+        parent, _, child = name.rpartition(".")
+        if child == "_orig_mod":
+            where = repr(parent) if parent else "the model"
+            raise ValueError(
+                f"{where} must not be wrapped by torch.compile, found {name!r}: give the module that was compiled, or "
+                "compile in place with module.compile()"
+            )
 
 
 def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
@@ -37,7 +62,11 @@ def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
     Returns:
         qualified layer name -> qualified name of its norm layer (batch or instance norm with one scale and one shift
         per output channel). Layers or norms that are called more than once are left out.
+
+    Raises:
+        ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
     """
+    refuse_compiled(model)
     names = {module: name for name, module in model.named_modules()}
     emitted: list[tuple[nn.Module, Tensor, int]] = []
     received: list[tuple[nn.Module, Tensor, int]] = []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from pliant.regions.gauges import Lp, TopK
@@ -14,7 +15,7 @@ from pliant.regions.region import Region
 from pliant.regions.views import Filters, Singular
 from pliant.spec import from_spec, to_spec
 from pliant.structure.group import Group, constrained, describe, joined
-from pliant.structure.norms import Example, is_norm, norm_after
+from pliant.structure.norms import CHANNEL_NORMS, Example, is_norm, norm_after
 from pliant.structure.radius import InitScaled, RadiusRule
 from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment
@@ -49,7 +50,7 @@ class Plan:
         *,
         k: float,
         radius: RadiusRule = RADIUS,
-        norms: Treatment | Joined = NORMS_FOR_FILTERS,
+        norms: Treatment | Joined | None = None,
         rest: Treatment = REST,
         ignore: Sequence[str] = (),
         example: Example | None = None,
@@ -62,7 +63,8 @@ class Plan:
             model: any module; frozen parameters are left out.
             k: filters in a vertex: an int is a count, a float a fraction of the layer's filters.
             radius: radius rule of the filters.
-            norms: treatment of norm scales and shifts; `Joined()` makes them part of the filter's atom.
+            norms: treatment of norm scales and shifts; `Joined()` makes them part of the filter's atom. None: small
+                k-support balls for batch and instance norms, whose channels are the filters', and `rest` for others.
             rest: treatment of all other parameters.
             ignore: patterns of layer names whose weights are left to `rest`.
             example: what the model can be called with; needed for `Joined()` only.
@@ -73,6 +75,9 @@ class Plan:
         slots = slots_of(model)
         layers = ignored(filter_layers(model), ignore)
         kind = Constraint(TopK(k), Filters, radius)
+        if norms is None:
+            own = _choice(layers, kind, NORMS_FOR_FILTERS, rest)
+            return Plan(_assign(slots, lambda slot: rest if _mixes_channels(slot.module) else own(slot)))
         if not isinstance(norms, Joined):
             return _preset(slots, layers, kind, norms, rest)
         if example is None:
@@ -183,6 +188,26 @@ class Plan:
                 moved.append(Moved(group.names, value, group.target.radius))
         return moved
 
+    @torch.no_grad()
+    def scale_weights(self, factor: float) -> None:
+        """Multiply all constrained weights by a factor, in place; free ones stay as they are.
+
+        What is left of the initial weights at the end of a run hides the structure that the vertices build. Starting
+        from smaller weights leaves less of them, without a larger shrinkage.
+
+        Args:
+            factor: in (0, 1].
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"factor must be in (0, 1], found {factor!r}")
+        for group in self:
+            if isinstance(group.target, Region):
+                for slot in group.slots:
+                    slot.parameter.mul_(factor)
+
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
@@ -204,6 +229,10 @@ def _preset(
     slots: Sequence[Slot], layers: dict[str, nn.Module], kind: Constraint, norms: Treatment, rest: Treatment
 ) -> Plan:
     return Plan(_assign(slots, _choice(layers, kind, norms, rest)))
+
+
+def _mixes_channels(module: nn.Module) -> bool:
+    return is_norm(module) and not isinstance(module, CHANNEL_NORMS)
 
 
 def _choice(

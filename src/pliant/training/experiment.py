@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ from pliant.training.loop import fit
 from pliant.training.method import Method, build_method
 from pliant.training.position import EpochResult, Position
 from pliant.training.recipe import Recipe
+from pliant.training.recipe_method import SFWMethod
 from pliant.training.watch import Outline, Watch, Watches
 
 if TYPE_CHECKING:
@@ -40,8 +42,12 @@ class Run:
     data: Data
 
 
-def load_run(folder: RunFolder) -> Run:
+def load_run(folder: RunFolder, data_root: Path | None = None) -> Run:
     """Load a finished run.
+
+    Args:
+        folder: of the run.
+        data_root: where the data is now; None: where the recipe says.
 
     Raises:
         RunFolderError: there is none in the folder, or it is not finished.
@@ -49,7 +55,8 @@ def load_run(folder: RunFolder) -> Run:
     status = folder.read_info().status
     if status != "finished" or not folder.weights.is_file():
         raise RunFolderError(f"{folder.path} is {status}; finish it with: pliant train {folder.path} --resume")
-    recipe = Recipe.from_yaml(folder.recipe)
+    moved = [] if data_root is None else [f"data.root={data_root}"]
+    recipe = Recipe.from_yaml(folder.recipe, moved)
     device = _set_up(recipe)
     data = load_data(recipe, device)
     model = build_model(recipe, data.dataset, device)
@@ -157,6 +164,8 @@ class _Trainer:
     def begin(self) -> Position:
         plan = self.method.plan
         if plan is not None:
+            if isinstance(self.recipe.method, SFWMethod):
+                plan.scale_weights(self.recipe.method.start)
             moved = plan.make_feasible()
             notes = [
                 f"scaled into its region: {', '.join(m.names)} from {m.value:.4g} to {m.radius:.4g}" for m in moved

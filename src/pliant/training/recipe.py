@@ -90,7 +90,7 @@ class Recipe(Section):
         Raises:
             RecipeError: the file, an override or a value is not what a recipe can hold; the message names each field.
         """
-        return from_mapping(cls, read_mapping(Path(path), overrides or []), source=str(path))
+        return from_mapping(cls, read_mapping(Path(path), overrides or [], cls), source=str(path))
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML text that `from_yaml` reads back to an equal recipe."""

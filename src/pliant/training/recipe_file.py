@@ -53,8 +53,10 @@ def dump(data: Mapping[str, Any]) -> str:
     return text
 
 
-def read_mapping(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+def read_mapping(path: Path, overrides: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
     """Read a recipe file and apply the overrides.
+
+    An override of a part that the file leaves out changes the default of that part.
 
     Raises:
         RecipeError: no such file, not YAML, not a mapping, or an override that does not fit.
@@ -67,19 +69,28 @@ def read_mapping(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"{path} must hold a mapping (name: ..., method: ...), found {type(data).__name__}")
     for override in overrides:
-        _apply(data, override)
+        _apply(data, override, _written_out(model, data))
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _written_out(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with its defaults, or nothing while it is not valid; then the overrides have to complete it."""
+    try:
+        return model.model_validate(data).model_dump(exclude_none=True)
+    except ValidationError:
+        return {}
+
+
+def _apply(data: dict[str, Any], override: str, defaults: Any) -> None:  # noqa: ANN401  (any part of a recipe)
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise RecipeError(f"an override must look like train.epochs=5, found {override!r}")
     here = data
     for depth, key in enumerate(keys[:-1], start=1):
+        defaults = defaults.get(key) if isinstance(defaults, dict) else None
         if here.get(key) is None:
-            here[key] = {}
+            here[key] = dict(defaults) if isinstance(defaults, dict) else {}
         if not isinstance(here[key], dict):
             where = ".".join(keys[:depth])
             raise RecipeError(f"override {override!r}: {where} is {here[key]!r}, which has no parts")

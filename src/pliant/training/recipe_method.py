@@ -136,6 +136,8 @@ class SGDMethod(Section):
 class SFWMethod(Section):
     """Stochastic Frank-Wolfe. What is left out (null) is the plan's own default.
 
+    `start` multiplies the constrained weights before the first step.
+
     `k`, `radius`, `norms` and `rest` shape the presets; under `plan: rules` a list of rules says everything.
     `schedule` drives the learning rate of every group, except of those stepped by `shrinkage`: their profile is it.
     """
@@ -149,6 +151,7 @@ class SFWMethod(Section):
     rules: list[RuleSection] | None = None
     lr: NonNegative = 1.0
     momentum: Momentum = 0.9
+    start: Annotated[float, Field(gt=0, le=1)] = 1.0
     step: Step = ShrinkageStep(type="shrinkage")
     schedule: Schedule = "linear"
 
