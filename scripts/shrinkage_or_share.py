@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pliant import SFW, FilterPruning, Plan, Shrinkage, sweep
-from pliant.compress import Inputs
+from pliant import SFW, Constraint, FilterPruning, Inputs, Plan, Shrinkage, TopK, sweep
 from pliant.data import Batches, load
 from pliant.metrics import accuracy
 from pliant.models import create
@@ -36,7 +35,7 @@ def run(total: float, factor: float, seed: int) -> dict[str, Any]:
     train = Batches(data.train, batch_size=64, **options, **statistics)
     test = Batches(data.test, batch_size=497, **statistics)
     model = create("cnn-4", num_classes=10, in_channels=1, image_size=8, widths=[32, 64, 64, 64])
-    plan = Plan.for_filters(model, k=0.3)
+    plan = Plan.for_filters(model, k=0.3, norms=Constraint(TopK(0.1)))
     plan.scale_weights(factor)
     plan.make_feasible()
     steps = EPOCHS * len(train)

@@ -23,7 +23,7 @@ sweep: {compressors: [filters, low-rank], fractions: [0.0, 0.5], calibrate: 128}
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PLIANT_DEBUG", raising=False)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
@@ -36,47 +36,47 @@ def pliant(*args, code=0):
     return result.output
 
 
-def test_from_a_recipe_to_a_cut_model(workplace):
+def test_from_a_recipe_to_a_cut_model(folder):
     assert "Next: pliant sweep runs/tiny-0" in pliant("train", "tiny.yaml")
     text = pliant("sweep", "runs/tiny-0")
     assert "low-rank, 50% removed: raw" in text
     assert "Next: pliant compress runs/tiny-0 --compressor filters" in text
     files = {"recipe.yaml", "run.json", "plan.txt", "metrics.jsonl", "model.safetensors"}
     files |= {"sweep.jsonl", "table.txt", "table.md", "plot.png"}
-    assert {path.name for path in (workplace / "runs" / "tiny-0").iterdir()} == files
+    assert {path.name for path in (folder / "runs" / "tiny-0").iterdir()} == files
     text = pliant("compress", "runs/tiny-0", "--compressor", "low-rank", "--fraction", "0.5", "-o", "small")
     assert "Done" in text
-    report = json.loads((workplace / "small" / "report.json").read_text())
-    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    report = json.loads((folder / "small" / "report.json").read_text())
+    rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
     swept = next(row for row in rows if (row.compressor, row.fraction) == ("low-rank", 0.5))
     assert report["accuracy"] == pytest.approx(swept.recalibrated)
     assert (report["parameters"], report["macs"]) == (swept.parameters, swept.macs)
-    cut = Cut.from_json((workplace / "small" / "cut.json").read_text())
+    cut = Cut.from_json((folder / "small" / "cut.json").read_text())
     assert cut.compressor == "LowRank"
-    assert load_file(workplace / "small" / "model.safetensors")
+    assert load_file(folder / "small" / "model.safetensors")
 
 
-def test_a_sweep_can_be_asked_for_more(workplace):
+def test_a_sweep_can_be_asked_for_more(folder):
     pliant("train", "tiny.yaml")
     text = pliant("sweep", "runs/tiny-0", "-c", "unstructured", "--fractions", "0:0.4:0.2", "--calibrate", "0")
-    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
     assert [(row.compressor, row.fraction) for row in rows] == [("unstructured", f) for f in (0.0, 0.2, 0.4)]
     assert all(row.recalibrated is None for row in rows)
     assert "recalibrated " not in text.split("\n")[0]
     pliant("sweep", "runs/tiny-0", "-c", "filters", "--fractions", "0.5")
-    assert len(read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)) == 4
+    assert len(read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)) == 4
 
 
-def test_compressors_of_the_recipe_keep_their_options(workplace):
+def test_compressors_of_the_recipe_keep_their_options(folder):
     pliant("train", "tiny.yaml", "-o", "sweep.compressors=[{type: filters, score: folded, scope: global}]")
     pliant("sweep", "runs/tiny-0")
-    rows = read_rows(workplace / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
     assert {row.compressor for row in rows} == {"filters (score folded, scope global)"}
     pliant("compress", "runs/tiny-0", "-c", "filters", "-o", "small")
-    assert json.loads((workplace / "small" / "report.json").read_text())["label"] == rows[0].compressor
+    assert json.loads((folder / "small" / "report.json").read_text())["label"] == rows[0].compressor
 
 
-def test_seeds_are_reported_as_one_method(workplace):
+def test_seeds_are_reported_as_one_method(folder):
     for seed in ("0", "1"):
         pliant("train", "tiny.yaml", "-o", f"seed={seed}")
         pliant("sweep", f"runs/tiny-{seed}", "--fractions", "0.5")
@@ -86,10 +86,10 @@ def test_seeds_are_reported_as_one_method(workplace):
     text = pliant("report", "runs/tiny-0", "runs/tiny-1", "runs/sgd", "-o", "out")
     assert "0, 1" in text
     assert "±" in text
-    assert (workplace / "out" / "removed.png").stat().st_size > 1000
+    assert (folder / "out" / "removed.png").stat().st_size > 1000
 
 
-def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(workplace, monkeypatch):
+def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(folder, monkeypatch):
     original = train_command.stop_on_interrupt
 
     class Stopping:
@@ -114,7 +114,7 @@ def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(workplace, mo
     assert "differ: train" in pliant("train", "tiny.yaml", "--resume", "-o", "train.epochs=9", code=2)
     assert "going on in epoch 1, after 2 batches" in pliant("train", "runs/tiny-0", "--resume")
     pliant("train", "tiny.yaml", "--runs", "other")
-    one, two = (load_file(workplace / runs / "tiny-0" / "model.safetensors") for runs in ("runs", "other"))
+    one, two = (load_file(folder / runs / "tiny-0" / "model.safetensors") for runs in ("runs", "other"))
     assert all(one[name].equal(two[name]) for name in one)
     assert "finished already" in pliant("train", "tiny.yaml", "--resume", code=2)
 
@@ -134,10 +134,10 @@ def test_a_compressed_model_is_not_overwritten_silently():
     pliant("compress", "runs/tiny-0", "-o", "small", "--overwrite", "--calibrate", "0")
 
 
-def test_overrides_reach_the_run(workplace):
+def test_overrides_reach_the_run(folder):
     pliant("train", "tiny.yaml", "-o", "train.epochs=2", "-o", "name=two")
-    assert len(read_rows(workplace / "runs" / "two" / "metrics.jsonl", MetricsRow)) == 2
-    assert load_run(RunFolder(workplace / "runs" / "two")).recipe.train.epochs == 2
+    assert len(read_rows(folder / "runs" / "two" / "metrics.jsonl", MetricsRow)) == 2
+    assert load_run(RunFolder(folder / "runs" / "two")).recipe.train.epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_help_says_what_a_command_does(command):
     assert "Usage: pliant" in pliant(*command, "--help")
 
 
-def test_tensorboard_events_are_written(workplace):
+def test_tensorboard_events_are_written(folder):
     pytest.importorskip("tensorboard")
     pliant("train", "tiny.yaml", "--tensorboard")
-    assert list((workplace / "runs" / "tiny-0" / "tensorboard").iterdir())
+    assert list((folder / "runs" / "tiny-0" / "tensorboard").iterdir())
 
 
 def test_the_version_is_told():
