@@ -161,7 +161,7 @@ def test_a_missing_file_says_so(tmp_path):
 def test_rules_and_the_numbers_of_presets_exclude_each_other(path):
     rules = "method.rules=[{treat: {type: free}}]"
     assert "plan: filters" in error_of(path, rules)
-    assert "leave out" in error_of(path, "method.plan=rules", rules)
+    assert "leave out" in error_of(path, "method.plan=rules", "method.k=0.5", rules)
     assert "plan: rules" in error_of(path, "method={type: sfw, plan: rules}")
 
 
@@ -171,3 +171,11 @@ def test_an_override_of_a_part_that_the_file_leaves_out_changes_its_default(tmp_
     recipe = Recipe.from_yaml(path, ["method.step.total=2.5", "sweep.calibrate=7"])
     assert (recipe.method.step.type, recipe.method.step.total, recipe.sweep.calibrate) == ("shrinkage", 2.5, 7)
     assert recipe.sweep.fractions == Recipe.from_yaml(path).sweep.fractions
+
+
+def test_rules_survive_the_run_folder(tmp_path):
+    path = tmp_path / "rules.yaml"
+    path.write_text("name: r\nmethod: {type: sfw, plan: rules, rules: [{treat: {type: free}}]}\n")
+    recipe = Recipe.from_yaml(path)
+    path.write_text(recipe.to_yaml())
+    assert Recipe.from_yaml(path) == recipe

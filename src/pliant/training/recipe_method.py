@@ -159,10 +159,11 @@ class SFWMethod(Section):
     def _rules_stand_alone(self) -> Self:
         if (self.plan == "rules") != (self.rules is not None):
             raise ValueError(f"rules and plan: rules go together, found plan: {self.plan}")
-        given = {"k", "radius", "norms", "rest"} & self.model_fields_set
+        preset = {"k": self.k, "radius": self.radius, "norms": self.norms, "rest": self.rest}
+        given = [name for name, value in preset.items() if value != type(self).model_fields[name].default]
         if self.rules is not None and given:
             raise ValueError(
-                f"under plan: rules each rule says its own treatment; leave out {', '.join(sorted(given))}"
+                f"under plan: rules each rule says its own treatment; leave out {', '.join(given)}"
             )
         return self
 
