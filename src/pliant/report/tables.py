@@ -23,7 +23,7 @@ class Table:
         """Return the table for a Rich console."""
         table = RichTable(title=self.title, title_justify="left", title_style="bold")
         for index, name in enumerate(self.head):
-            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+            table.add_column(name, justify="right" if index else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         return table
