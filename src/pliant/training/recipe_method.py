@@ -162,9 +162,7 @@ class SFWMethod(Section):
         preset = {"k": self.k, "radius": self.radius, "norms": self.norms, "rest": self.rest}
         given = [name for name, value in preset.items() if value != type(self).model_fields[name].default]
         if self.rules is not None and given:
-            raise ValueError(
-                f"under plan: rules each rule says its own treatment; leave out {', '.join(given)}"
-            )
+            raise ValueError(f"under plan: rules each rule says its own treatment; leave out {', '.join(given)}")
         return self
 
     @model_validator(mode="after")
