@@ -72,7 +72,8 @@ def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis
         panel.set_ylabel("accuracy")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles = _legend(methods, curves)
-    ncols = min(len(handles), 2 + round(1.6 * columns))
+    room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
+    ncols = min(len(handles), max(1, room))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 

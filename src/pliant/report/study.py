@@ -96,7 +96,8 @@ def _identity(recipe: Recipe) -> str:
 
 def _label(group: Sequence[Record]) -> str:
     names = {record.recipe.name.replace(SEED, "").removesuffix(str(record.recipe.seed)) for record in group}
-    return names.pop().strip("-_/. ") if len(names) == 1 else group[0].recipe.run_name
+    whole = names.pop() if len(names) == 1 else group[0].recipe.run_name
+    return whole.strip("-_/. ").rpartition("/")[2]  # the folder says which study it is
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
