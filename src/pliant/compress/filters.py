@@ -34,7 +34,7 @@ class FilterPruning(Compressor):
     sums, concatenation, grouped convolutions, ...) the zeros stay, and the cut's `left_dense` says why.
 
     Args:
-        score: what makes a filter worth keeping. The default weighs the whole atom, which survived cuts best in
+        score: what makes a filter worth keeping. The default weighs the whole atom, which survived most cuts best in
             `results/fashion-mnist/scores.md`; the published code takes `L1()`.
         scope: over what the filters compete. Under `Global` each layer's scores count in units of their root mean
             square.
