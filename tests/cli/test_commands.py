@@ -39,7 +39,7 @@ def pliant(*args, code=0):
 def test_from_a_recipe_to_a_cut_model(folder):
     assert "Next: pliant sweep runs/tiny-0" in pliant("train", "tiny.yaml")
     text = pliant("sweep", "runs/tiny-0")
-    assert "low-rank, 50% removed: raw" in text
+    assert "low-rank, 50.0% removed: raw" in text
     assert "Next: pliant compress runs/tiny-0 --compressor filters" in text
     files = {"recipe.yaml", "run.json", "plan.txt", "metrics.jsonl", "model.safetensors"}
     files |= {"sweep.jsonl", "table.txt", "table.md", "plot.png"}

@@ -160,6 +160,7 @@ from torch import nn
 def plain(num_classes, *, hidden=4): return nn.Linear(hidden, num_classes)
 def everything(**keywords): return nn.Linear(keywords["in_channels"], keywords["num_classes"])
 def nothing(): return "no model"
+def failing(): raise RuntimeError("no weights here")
 def demanding(num_classes, depth, *, width, hidden=4): return nn.Linear(hidden, num_classes)
 number = 3
 """
@@ -196,6 +197,11 @@ def test_torch_modules_can_be_factories():
 def test_factories_that_do_not_work_are_refused_by_name(module, name, message):
     with pytest.raises(ValueError, match=message):
         create(name.format(module), **SIZES)
+
+
+def test_a_factory_that_raises_is_named_with_what_it_was_given(module):
+    with pytest.raises(ValueError, match=r"failing: the factory raised RuntimeError: no weights here"):
+        create(f"{module}:failing", **SIZES)
 
 
 def test_arguments_that_a_factory_does_not_accept_are_refused(module):

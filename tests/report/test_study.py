@@ -169,7 +169,7 @@ def test_a_run_is_written_into_its_own_folder(make_run, cut):
     (entry,) = study([read_record(path)])
     publish_run(path, entry)
     assert {"table.txt", "table.md", "plot.png"} <= {file.name for file in path.iterdir()}
-    assert "| 50%     | 60.0 |            - |       50.0 |  50.0 |" in (path / "table.md").read_text()
+    assert "| 50%   |   50.0% | 60.0 |            - |       50.0 |  50.0 |" in (path / "table.md").read_text()
 
 
 def test_nothing_swept_cannot_be_drawn(make_run):

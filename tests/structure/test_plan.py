@@ -281,6 +281,12 @@ def test_json_of_another_model_is_refused_by_name():
         Plan.from_json(frozen, text)
 
 
+def test_json_of_a_model_with_other_shapes_is_refused_by_name():
+    text = Plan.from_rules(nn.Conv2d(4, 4, 3, groups=4), [Rule(Constraint(TopK(1), Filters))]).to_json()
+    with pytest.raises(ValueError, match=r"weight of shape .* do not fit their region: axis 0"):
+        Plan.from_json(nn.Conv2d(4, 6, 3), text)
+
+
 def test_groups_of_a_plan_are_ready_for_the_optimizer():
     plan = Plan.for_filters(small(), k=0.5)
     assert len(plan) == 4

@@ -88,4 +88,4 @@ def show(out: Console, rows: Iterable[SweepRow]) -> None:
 
 def _line(row: SweepRow) -> str:
     after = "" if row.recalibrated is None else f", recalibrated {row.recalibrated:.2%}"
-    return f"{row.compressor}, {row.fraction:.0%} removed: raw {row.raw:.2%}{after}"
+    return f"{row.compressor}, {row.removed:.1%} removed: raw {row.raw:.2%}{after}"

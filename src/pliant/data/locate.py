@@ -27,5 +27,5 @@ def candidates(name: str, root: str | os.PathLike[str] | None, *, system: tuple[
 def not_found(name: str, folders: list[Path], files: str) -> DatasetNotFoundError:
     """The error that says which folders were searched and which files to put where."""
     searched = ", ".join(str(folder) for folder in folders) or f"none (no root, no {ENVIRONMENT_VARIABLE})"
-    where = f"ROOT/{name}, with root=ROOT or {ENVIRONMENT_VARIABLE}=ROOT"
+    where = f"ROOT/{name}, with --data-root ROOT (in Python root=ROOT) or {ENVIRONMENT_VARIABLE}=ROOT"
     return DatasetNotFoundError(f"{name}: data not found. Searched: {searched}. Put {files} into {where}")

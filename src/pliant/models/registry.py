@@ -43,14 +43,23 @@ def create(name: str, *, num_classes: int, in_channels: int, image_size: int, **
         args: what this model takes besides, such as ``widths`` of ``cnn-4``.
 
     Raises:
-        ValueError: no such model, an argument it does not take or lacks, or a factory that gives no ``nn.Module``.
+        ValueError: no such model, an argument it does not take or lacks, a factory that raises or gives no
+            ``nn.Module``.
     """
     factory = _imported(name) if ":" in name else _registered(name)
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-    model = factory(**_accepted(name, factory, sizes, args))
+    model = _called(name, factory, _accepted(name, factory, sizes, args))
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name}: the factory must return a torch.nn.Module, found {type(model).__name__}")
     return model
+
+
+def _called(name: str, factory: Callable[..., object], keywords: dict[str, object]) -> object:
+    try:
+        return factory(**keywords)
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in keywords.items()) or "no argument"
+        raise ValueError(f"{name}: the factory raised {type(error).__name__}: {error} (called with {given})") from error
 
 
 def _registered(name: str) -> Callable[..., object]:

@@ -29,10 +29,12 @@ class Spread:
 class Point:
     """One cut, over all seeds. Parameters and MACs are shares of the dense model's, means over the seeds.
 
-    `recalibrated` is None unless every seed has it.
+    `fraction` is what was asked for, `removed` the share of the atoms that went; `recalibrated` is None unless every
+    seed has it.
     """
 
     fraction: float
+    removed: float
     raw: Spread
     recalibrated: Spread | None
     parameters: float
@@ -88,6 +90,7 @@ def _point(rows: Sequence[SweepRow]) -> Point:
     recalibrated = [row.recalibrated for row in rows if row.recalibrated is not None]
     return Point(
         fraction=_fraction(rows[0]),
+        removed=fmean(row.removed for row in rows),
         raw=Spread.of([row.raw for row in rows]),
         recalibrated=Spread.of(recalibrated) if len(recalibrated) == len(rows) else None,
         parameters=fmean(row.parameters / row.dense_parameters for row in rows),

@@ -38,7 +38,7 @@ class Table:
 
 
 def run_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A table a compressor, a row a fraction: accuracy raw and recalibrated, parameters and MACs left, in per cent."""
+    """A table a compressor, a row a fraction: removed atoms, accuracy, parameters and MACs left, all in per cent."""
     return [Table(curve.compressor, _RUN_HEAD, tuple(map(_run_row, curve.points))) for curve in curves]
 
 
@@ -91,13 +91,13 @@ def _compressor_table(name: str, curves: Sequence[tuple[Entry, Curve]], fraction
     return Table(f"{name}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
 
 
-_RUN_HEAD = ("removed", "raw", "recalibrated", "parameters", "MACs")
+_RUN_HEAD = ("asked", "removed", "raw", "recalibrated", "parameters", "MACs")
 
 
 def _run_row(point: Point) -> tuple[str, ...]:
     after = "-" if point.recalibrated is None else percent(point.recalibrated)
     sizes = (f"{100 * point.parameters:.1f}", f"{100 * point.macs:.1f}")
-    return (f"{point.fraction:.0%}", percent(point.raw), after, *sizes)
+    return (f"{point.fraction:.0%}", f"{point.removed:.1%}", percent(point.raw), after, *sizes)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

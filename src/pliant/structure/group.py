@@ -51,6 +51,21 @@ class Group:
             "weight_decay": free.weight_decay,
         }
 
+    def check(self) -> None:
+        """Check that the region can hold parameters of these shapes.
+
+        Raises:
+            ValueError: naming the parameters.
+        """
+        shapes = [tuple(slot.parameter.shape) for slot in self.slots]
+        if isinstance(self.target, Region):
+            try:
+                self.target.diameter(shapes if self.target.arity > 1 else shapes[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"{', '.join(self.names)} of shape {shapes} do not fit their region: {error}"
+                ) from error
+
     @torch.no_grad()
     def scale_into(self) -> float | None:
         """Scale the weights into the region in place; return their norm before, or None if they were inside."""

@@ -159,7 +159,8 @@ class Plan:
         """Rebuild a plan that `to_json` wrote, for a model with the same trainable parameters.
 
         Raises:
-            ValueError: naming the parameters that only the model or only the plan has.
+            ValueError: naming the parameters that only the model or only the plan has, or whose shape a region
+                cannot hold.
         """
         slots = {slot.name: slot for slot in slots_of(model)}
         entries = json.loads(text)
@@ -167,9 +168,10 @@ class Plan:
         if sorted(planned) != sorted(slots):
             odd = ", ".join(sorted(set(planned) ^ set(slots))) or "some parameter twice"
             raise ValueError(f"the plan and the model's trainable parameters differ: {odd}")
-        return Plan(
-            [Group(tuple(slots[n] for n in entry["parameters"]), from_spec(entry["target"])) for entry in entries]
-        )
+        groups = [Group(tuple(slots[n] for n in entry["parameters"]), from_spec(entry["target"])) for entry in entries]
+        for group in groups:
+            group.check()
+        return Plan(groups)
 
     def to_json(self) -> str:
         """Return the plan as JSON: parameter names and the specification of each region."""
