@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.optim import SFW, GradientScaled, NonFinite, NonFiniteGradientError, Raw, StepRule
+from pliant.optim import SFW, GradientScaled, NonFinite, NonFiniteGradientError, Raw, StepRule, StochasticRounding
 from pliant.regions import Ball, Coupled, Filters, TopK, group_k_support_ball, l2_ball, nuclear_ball
 from pliant.structure import Plan
 
@@ -114,6 +114,9 @@ class Unregistered(StepRule):
         ({"step_rule": "raw"}, r"step_rule must be a StepRule such as GradientScaled\(\), found 'raw'"),
         ({"step_rule": Unregistered()}, r"must fit into a state_dict: Unregistered is not registered"),
         ({"nonfinite": "skip"}, r"nonfinite must be one of .*, found 'skip'"),
+        ({"precision": "master"}, r"precision must be a Precision such as Master\(\) .*, found 'master'"),
+        ({"exact": 1}, r"exact must be True or False, found 1"),
+        ({"foreach": "yes"}, r"foreach must be True, False or None, found 'yes'"),
     ],
 )
 def test_constructor_errors_name_argument_range_and_value(options, message):
@@ -126,8 +129,10 @@ def test_constructor_errors_name_argument_range_and_value(options, message):
     [
         ({"params": [weight(2)]}, r"every parameter group needs a 'region'"),
         ({"params": [weight(2)], "region": "l2"}, r"region must be a Region or None, found 'l2'"),
-        ({"params": [("w", weight(2).half())], "region": None}, r"w is torch.float16; SFW needs dense float32"),
-        ({"params": [("w", weight(2).bfloat16())], "region": None}, r"w is torch.bfloat16"),
+        (
+            {"params": [("w", weight(2).half())], "region": None, "precision": StochasticRounding()},
+            r"w is torch.float16; StochasticRounding is for bfloat16 only, use precision=Master\(\)",
+        ),
         ({"params": [weight(2).to(torch.complex64)], "region": None}, r"parameter 0 is torch.complex64"),
         ({"params": [weight(0, 2)], "region": l2_ball(1.0)}, r"at least one entry, found shape \(0, 2\)"),
         (

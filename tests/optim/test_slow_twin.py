@@ -96,7 +96,14 @@ def test_twenty_steps_follow_the_formulas(ball, rule, dampening):
     draws = np.random.default_rng(0)
     w = 0.05 * draws.standard_normal((5, 4))
     p, m = nn.Parameter(torch.tensor(w)), np.zeros((5, 4))
-    optimizer = SFW([{"params": [p], "region": region}], lr=LR, momentum=0.7, dampening=dampening, step_rule=step_rule)
+    optimizer = SFW(
+        [{"params": [p], "region": region}],
+        lr=LR,
+        momentum=0.7,
+        dampening=dampening,
+        step_rule=step_rule,
+        exact=True,
+    )
     sizes = []
     for t in range(STEPS):
         g = draws.standard_normal((5, 4)) * 0.1 + w

@@ -36,8 +36,8 @@ class Broken(Region):
     def dual(self, g):
         return self.ball.dual(g)
 
-    def lmo(self, g, state=None):
-        return self.ball.lmo(g, state)
+    def vertex(self, g, state=None):
+        return self.ball.vertex(g, state)
 
     def project(self, x):
         return self.ball.project(x)

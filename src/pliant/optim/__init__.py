@@ -1,8 +1,9 @@
 """Optimizers and their step-size rules."""
 
 from pliant.optim.diagnostics import GroupDiagnostics
-from pliant.optim.group import NonFinite
-from pliant.optim.sfw import SFW, NonFiniteGradientError
+from pliant.optim.finite import NonFinite, NonFiniteGradientError
+from pliant.optim.precision import Master, Precision, StochasticRounding
+from pliant.optim.sfw import SFW
 from pliant.optim.steps import (
     Constant,
     Cosine,
@@ -26,11 +27,14 @@ __all__ = [
     "GradientScaled",
     "GroupDiagnostics",
     "Linear",
+    "Master",
     "NonFinite",
     "NonFiniteGradientError",
+    "Precision",
     "Profile",
     "Raw",
     "Shrinkage",
     "Situation",
     "StepRule",
+    "StochasticRounding",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 
 import torch
 
+from pliant.optim.oracle import MEMORY
 from pliant.optim.point import Point
 
 
@@ -21,6 +24,8 @@ class GroupDiagnostics:
         kept: product of all 1 - alpha so far: the share of the initial weights that is left.
         value: the norm.
         radius: its bound; feasible means value <= radius.
+        quality: objective of the oracle over its optimum, for the current momentum; 1 where the oracle is exact, NaN
+            where there is no momentum.
     """
 
     names: tuple[str, ...]
@@ -30,6 +35,7 @@ class GroupDiagnostics:
     kept: float
     value: float
     radius: float
+    quality: float
 
 
 @torch.no_grad()
@@ -45,4 +51,19 @@ def diagnose(point: Point) -> GroupDiagnostics:
         kept=float(head.get("kept", 1.0)),
         value=float(point.region.value(weights)),
         radius=point.region.radius,
+        quality=_quality(point),
     )
+
+
+def _quality(point: Point) -> float:
+    """Compare the vertex that the next step would get, were it for today's momentum, with the exact optimum."""
+    pairs = zip(point.params, point.states, strict=True)
+    parts = [state.get("momentum_buffer", torch.zeros_like(p)) for p, state in pairs]
+    momentum = point.as_point(parts)
+    memory = None if point.group["exact"] else copy.deepcopy(point.states[0].get(MEMORY, {}))
+    optimum = point.region.radius * float(point.region.dual(momentum))
+    if optimum == 0.0:
+        return math.nan
+    pairs_of = zip(point.region.vertex(momentum, memory), parts, strict=True)
+    found = sum(float((v.dense().double() * m.double()).sum()) for v, m in pairs_of)
+    return -found / optimum

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pliant.optim.finite import NonFinite
+from pliant.optim.precision import HALF, Precision
 from pliant.optim.steps import StepRule
 from pliant.regions.ball import Ball
 from pliant.regions.region import Region
-from pliant.spec import from_spec, register, to_spec
+from pliant.spec import from_spec, to_spec
 
-
-@register
-class NonFinite(Enum):
-    """What a step does about a gradient that holds NaN or infinity."""
-
-    RAISE = "raise"  # name the parameters, touch nothing
-    SKIP = "skip"  # leave out the whole step
-    IGNORE = "ignore"  # do not look: saves reading one number from the device per step
-
-
-OBJECTS = ("region", "step_rule", "nonfinite")
+REQUIRED = ("region", "step_rule", "nonfinite")
+OBJECTS = (*REQUIRED, "precision")
+LAYOUT = ("region", "step_rule", "momentum", "dampening", "precision", "exact", "foreach")  # decide what steps together
 
 
 def plain(group: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +43,7 @@ def check_group(group: dict[str, Any]) -> None:
         ValueError: naming what is wrong, what is allowed and what to do.
     """
     _check_numbers(group)
+    _check_objects(group)
     if "region" not in group:
         raise ValueError(
             "every parameter group needs a 'region': a Region, or None for a free group; "
@@ -62,11 +56,13 @@ def check_group(group: dict[str, Any]) -> None:
 
 def _check_dtypes(group: dict[str, Any]) -> None:
     for name, p in zip(names(group), group["params"], strict=True):
-        if p.is_sparse or not p.is_floating_point() or torch.finfo(p.dtype).bits < 32:
+        if p.is_sparse or not p.is_floating_point() or torch.finfo(p.dtype).bits < 16:
             raise ValueError(
-                f"{name} is {'sparse' if p.is_sparse else p.dtype}; SFW needs dense float32 or float64 weights, since "
-                "16 bits lose small steps: keep the weights in float32 and train under autocast"
+                f"{name} is {'sparse' if p.is_sparse else p.dtype}; SFW needs dense weights of float32, float64, "
+                "bfloat16 or float16"
             )
+        if p.dtype in HALF:
+            group["precision"].check(p.dtype, name)
 
 
 def _check_region(region: object, group: dict[str, Any]) -> None:
@@ -94,10 +90,21 @@ def _check_numbers(group: dict[str, Any]) -> None:
     decay = group["weight_decay"]
     if not (isinstance(decay, int | float) and 0.0 <= decay < math.inf):
         raise ValueError(f"weight_decay must be at least 0 and finite, found {decay!r}")
+
+
+def _check_objects(group: dict[str, Any]) -> None:
     if not isinstance(group["step_rule"], StepRule):
         raise ValueError(f"step_rule must be a StepRule such as GradientScaled(), found {group['step_rule']!r}")
     if not isinstance(group["nonfinite"], NonFinite):
         raise ValueError(f"nonfinite must be one of {[str(n) for n in NonFinite]}, found {group['nonfinite']!r}")
+    if not isinstance(group["precision"], Precision):
+        raise ValueError(
+            f"precision must be a Precision such as Master() or StochasticRounding(), found {group['precision']!r}"
+        )
+    if not isinstance(group["exact"], bool):
+        raise ValueError(f"exact must be True or False, found {group['exact']!r}")
+    if group["foreach"] is not None and not isinstance(group["foreach"], bool):
+        raise ValueError(f"foreach must be True, False or None, found {group['foreach']!r}")
     try:
         plain(group)
     except TypeError as error:

@@ -10,16 +10,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from pliant.optim.account import record
+from pliant.optim.batch import Batch, batches
 from pliant.optim.diagnostics import GroupDiagnostics, diagnose
-from pliant.optim.group import OBJECTS, NonFinite, check_group, live, names, plain
+from pliant.optim.finite import NonFinite, NonFiniteGradientError, all_finite
+from pliant.optim.free import free_step
+from pliant.optim.group import LAYOUT, OBJECTS, REQUIRED, check_group, live, names, plain
 from pliant.optim.point import Point
+from pliant.optim.precision import HALF, Master, Precision
+from pliant.optim.saved import keep_forms
 from pliant.optim.steps import GradientScaled, StepRule
 from pliant.regions.region import Region
 from pliant.structure.plan import Plan
-
-
-class NonFiniteGradientError(ArithmeticError):
-    """A gradient holds NaN or infinity; no weight and no state was touched."""
 
 
 class SFW(Optimizer):
@@ -47,10 +49,14 @@ class SFW(Optimizer):
         weight_decay: of free groups only, at least 0.
         step_rule: how far to go.
         nonfinite: what to do about NaN or infinite gradients.
+        precision: how weights of 16 bits take small steps; others ignore it.
+        exact: whether oracles are exact. By default those of singular values and of single entries of large tensors are
+            nearly optimal, feasible and many times faster; what they remember is part of the state.
+        foreach: whether points of one kind and shape take the step together. None: small ones do.
 
     Raises:
         ValueError: if a hyper-parameter is out of range, a group has no region, the number of parameters does not fit
-            the region, or a parameter is sparse, complex or of less than 32 bits.
+            the region, or a parameter is sparse, complex or of less than 16 bits.
 
     Reference: Zimmer, Spiegel, Pokutta, "Compression-aware training of neural networks using Frank-Wolfe" (2022).
     """
@@ -65,6 +71,9 @@ class SFW(Optimizer):
         weight_decay: float = 0.0,
         step_rule: StepRule | None = None,
         nonfinite: NonFinite = NonFinite.RAISE,
+        precision: Precision | None = None,
+        exact: bool = False,
+        foreach: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -73,6 +82,9 @@ class SFW(Optimizer):
             "weight_decay": weight_decay,
             "step_rule": GradientScaled() if step_rule is None else step_rule,
             "nonfinite": nonfinite,
+            "precision": Master() if precision is None else precision,
+            "exact": exact,
+            "foreach": foreach,
         }
         super().__init__(params.param_groups() if isinstance(params, Plan) else params, defaults)
 
@@ -84,6 +96,9 @@ class SFW(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+
+    # What the batches were made from, and the batches.
+    _layout: tuple[list[tuple[Any, ...]], list[Batch]] = ([], [])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -105,61 +120,71 @@ class SFW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._usable():
-            for group in self.param_groups:
-                if group["region"] is None:
-                    self._free_step(group)
-                else:
-                    for point in self.points(group):
-                        point.step(group)
+        _refuse_sparse(self.param_groups)
+        parts = self._batches()
+        grads = [part.gradients() for part in parts]
+        usable = self._usable()
+        steps = [part.step(grad, usable) for part, grad in zip(parts, grads, strict=True)]
+        heads = [point.states[0] for part in parts for point in part.points]
+        if heads:
+            record(heads, [alpha for part in steps for alpha in part], usable)
+        for group in self.param_groups:
+            for p in group["params"] if group["region"] is None else ():
+                free_step(p, self.state[p], group, usable)
         return loss
 
+    def _batches(self) -> list[Batch]:
+        """Return the points that have a gradient as batches: last step's, where nothing that matters has changed."""
+        constrained = [group for group in self.param_groups if group["region"] is not None]
+        now = [self._fingerprint(group) for group in constrained]
+        if self._layout[0] != now:
+            parts = [
+                part
+                for choice in (None, True, False)
+                for part in batches(
+                    (point for group in constrained if group["foreach"] is choice for point in self.points(group)),
+                    merge=choice,
+                )
+            ]
+            self._layout = (now, parts)
+        return self._layout[1]
+
+    def _fingerprint(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        """Return what decides about the batches; the objects behind the numbers are kept alive by the batches."""
+        options = [id(value) if key in OBJECTS else value for key, value in group.items() if key in LAYOUT]
+        forms = [(id(p), id(self.state[p]), None if p.grad is None else p.grad.dtype) for p in group["params"]]
+        return (id(group), *options, *forms)
+
     def points(self, group: dict[str, Any]) -> Iterator[Point]:
-        """Yield the points of a constrained group that have a gradient."""
+        """Yield the points of a constrained group."""
         params = group["params"]
         labels = names(group)
         region: Region = group["region"]
         for start in range(0, len(params), region.arity):
             part = slice(start, start + region.arity)
-            yield Point(region, tuple(labels[part]), params[part], [self.state[p] for p in params[part]])
+            yield Point(region, tuple(labels[part]), params[part], [self.state[p] for p in params[part]], group)
 
-    def _free_step(self, group: dict[str, Any]) -> None:
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            direction = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
-            if group["momentum"]:
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.clone(direction).detach()
-                else:
-                    state["momentum_buffer"].mul_(group["momentum"]).add_(direction)
-                direction = state["momentum_buffer"]
-            if isinstance(group["lr"], Tensor):
-                p.sub_(direction * group["lr"].reshape(()))  # without reading the rate from the device
-            else:
-                p.add_(direction, alpha=-group["lr"])  # to the bit as torch.optim.SGD
+    def _usable(self) -> Tensor | None:
+        """Return None if the step counts, or a boolean tensor where that is decided on the device.
 
-    def _usable(self) -> bool:
-        """Tell whether the step may go ahead; one number is read from the device for the whole model."""
-        _refuse_sparse(self.param_groups)
-        groups = [group for group in self.param_groups if group["nonfinite"] is not NonFinite.IGNORE]
-        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-        if not grads:
-            return True
-        # A norm is finite exactly if all entries are, up to overflow, which the slow path below sorts out.
-        by_device: dict[torch.device, list[Tensor]] = {}
-        for grad in grads:
-            by_device.setdefault(grad.device, []).append(grad)
-        if all(bool(torch.isfinite(torch.stack(torch._foreach_norm(part, 1)).sum())) for part in by_device.values()):  # noqa: SLF001
-            return True
-        bad = [(name, group["nonfinite"]) for group in groups for name in _nonfinite_names(group)]
-        if any(policy is NonFinite.RAISE for _, policy in bad):
-            raise NonFiniteGradientError(
-                f"the gradient of {', '.join(name for name, _ in bad)} is not finite; no weight was touched. Lower the "
-                "learning rate or look for the cause; nonfinite=NonFinite.SKIP leaves such steps out"
+        Raises:
+            NonFiniteGradientError: if a group that must raise has a gradient that is not finite.
+        """
+        loud, silent = (
+            all_finite(
+                [p.grad for g in self.param_groups if g["nonfinite"] is kind for p in g["params"] if p.grad is not None]
             )
-        return not bad
+            for kind in (NonFinite.RAISE, NonFinite.SKIP)
+        )
+        if not all(map(bool, loud)):
+            bad = [n for g in self.param_groups if g["nonfinite"] is not NonFinite.IGNORE for n in _nonfinite_names(g)]
+            raise NonFiniteGradientError(
+                f"the gradient of {', '.join(bad)} is not finite; no weight was touched. Lower the learning rate or "
+                "look for the cause; nonfinite=NonFinite.SKIP leaves such steps out"
+            )
+        if not silent:
+            return None
+        return torch.stack([flag.to(silent[0].device, non_blocking=True) for flag in silent]).all()
 
     def diagnostics(self) -> list[GroupDiagnostics]:
         """Return gap, last step size, shrinkage so far, share of the initial weights left, and feasibility per point.
@@ -195,10 +220,16 @@ class SFW(Optimizer):
             ValueError: if it is not the state of an SFW with as many groups and parameters.
         """
         groups = [live(group) for group in state_dict["param_groups"]]
-        missing = {key for group in groups for key in OBJECTS if key not in group}
+        missing = {key for group in groups for key in REQUIRED if key not in group}
         if missing:
             raise ValueError(f"state_dict must be that of an SFW; its groups lack {', '.join(sorted(missing))}")
-        super().load_state_dict({**state_dict, "param_groups": groups})
+        added = {key: self.defaults[key] for key in ("precision", "exact", "foreach")}
+        super().load_state_dict({**state_dict, "param_groups": [added | group for group in groups]})
+        numbers = [number for group in groups for number in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(numbers, params, strict=True):
+            if number in state_dict["state"]:
+                keep_forms(self.state[p], state_dict["state"][number], half=p.dtype in HALF)
 
 
 def _nonfinite_names(group: dict[str, Any]) -> list[str]:

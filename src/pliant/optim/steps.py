@@ -10,26 +10,43 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pliant.regions.vertex import Move, Vertex, lengths
 from pliant.spec import register
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a rule may look at: one point of a region, before the step.
+    """What a rule may look at: points of one shape, before the step. The first dimension of every tensor is the point.
 
     Args:
-        weights: the tensors of the point.
-        vertices: where the oracle points, shaped alike.
-        momentum: the direction that the oracle was asked about, shaped alike.
-        diameter: Euclidean diameter of the region.
-        index: number of steps taken before this one, a tensor without dimensions.
+        weights: the tensors of the points, (points, *shape) each.
+        vertices: where the oracle points, one for each of the weights.
+        momentum: the direction that the oracle was asked about, shaped like the weights.
+        diameter: Euclidean diameters of the regions, shape (points,).
+        index: number of steps that each point has taken before this one, shape (points,).
     """
 
     weights: Sequence[Tensor]
-    vertices: Sequence[Tensor]
+    vertices: Sequence[Vertex]
     momentum: Sequence[Tensor]
-    diameter: float
+    diameter: Tensor
     index: Tensor
+    _measures: list[tuple[Tensor, Move]] = field(default_factory=list, init=False, repr=False)
+
+    def distance(self) -> Tensor:
+        """Return norm_2(theta - v), shape (points,). Asking for it uses up the vertices."""
+        if not self._measures:
+            self._measures.extend(v.measure(x) for x, v in zip(self.weights, self.vertices, strict=True))
+        return _together([length for length, _ in self._measures])
+
+    @property
+    def moves(self) -> Sequence[Move]:
+        """How to move each of the weights, once the rule is done."""
+        return [move for _, move in self._measures] or self.vertices
+
+    def size(self) -> Tensor:
+        """Return norm_2(m), shape (points,)."""
+        return _together([lengths(m, 1) for m in self.momentum])
 
 
 class StepRule(ABC):
@@ -37,7 +54,7 @@ class StepRule(ABC):
 
     @abstractmethod
     def factor(self, now: Situation) -> Tensor | float:
-        """Return the factor, a number or a tensor without dimensions on the weights' device."""
+        """Return the factor, a number or a tensor of shape (points,) on the weights' device."""
 
 
 @register
@@ -64,9 +81,8 @@ class GradientScaled(StepRule):
     """Step size lr * |m| / |theta - v|: the step is as long as SGD's. Reference: Zimmer, Spiegel, Pokutta (2022)."""
 
     def factor(self, now: Situation) -> Tensor | float:
-        away = [weight - vertex for weight, vertex in zip(now.weights, now.vertices, strict=True)]
-        distance = _norm(away)
-        return torch.where(distance > 0, _norm(now.momentum) / torch.where(distance > 0, distance, 1.0), 0.0)
+        distance = now.distance()
+        return torch.where(distance > 0, now.size() / torch.where(distance > 0, distance, 1.0), 0.0)
 
 
 @register
@@ -75,7 +91,7 @@ class FastGradientScaled(StepRule):
     """Step size lr * |m| / (diameter / 2): like `GradientScaled` near the origin, a pass over the weights cheaper."""
 
     def factor(self, now: Situation) -> Tensor | float:
-        return _norm(now.momentum) * (2.0 / now.diameter)
+        return now.size() * (2.0 / now.diameter)
 
 
 class Profile(ABC):
@@ -164,7 +180,5 @@ class Shrinkage(StepRule):
         return torch.where(now.index < self.steps, self.total * share, 0.0)
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    norms: list[Tensor] = [torch.linalg.vector_norm(tensor) for tensor in tensors]
-    total: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    return total
+def _together(norms: Sequence[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(list(norms)), dim=0)

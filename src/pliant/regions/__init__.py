@@ -18,26 +18,33 @@ from pliant.regions.catalogue import (
     spectral_k_sparse_polytope,
     spectral_k_support_ball,
 )
+from pliant.regions.composite import Coupled, Joint, Scaled
 from pliant.regions.gauges import Gauge, Lp, TopK
 from pliant.regions.region import Region
-from pliant.regions.views import Coupled, Entries, Filters, Joint, Scaled, Singular, Split, View
+from pliant.regions.vertex import Channels, LowRank, Move, Product, Vertex
+from pliant.regions.views import Entries, Filters, Singular, Split, View
 
 __all__ = [
     "CATALOGUE",
     "Axes",
     "Ball",
+    "Channels",
     "Coupled",
     "Entries",
     "Filters",
     "Gauge",
     "Joint",
+    "LowRank",
     "Lp",
+    "Move",
     "Penalty",
+    "Product",
     "Region",
     "Scaled",
     "Singular",
     "Split",
     "TopK",
+    "Vertex",
     "View",
     "group_k_sparse_polytope",
     "group_k_support_ball",

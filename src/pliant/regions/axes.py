@@ -72,6 +72,16 @@ class Axes:
         blocks = matrices.reshape(*lead, self.groups, channels, *inner)
         return blocks.movedim(batch + 1, batch + 1 + self.out).flatten(batch, batch + 1)
 
+    def over_channels(self, factors: Tensor, shape: Sequence[int], batch: int = 0) -> Tensor:
+        """Return one factor per output channel, (*batch, channels), with dimensions to multiply (*batch, *shape)."""
+        lead = factors.shape[:batch]
+        if self.out == 0 or not shape:
+            return factors.reshape((*lead, *shape[:1], *[1] * (len(shape) - 1)))
+        blocks = factors.reshape(*lead, self.groups, 1, -1)
+        blocks = blocks.expand(*lead, self.groups, shape[0] // self.groups, blocks.shape[-1])
+        ones, after = [1] * (self.out - 1), [1] * (len(shape) - 1 - self.out)
+        return blocks.reshape(*lead, shape[0], *ones, blocks.shape[-1], *after)
+
     def matrix_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (groups, rows, cols) for a weight of this shape."""
         self._check(shape)

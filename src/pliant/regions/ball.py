@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pliant.regions.gauges import Gauge
 from pliant.regions.region import Region, X, pack, tensors
-from pliant.regions.views import Shape, View
+from pliant.regions.scaling import in_units, to_unit_peak, upcast
+from pliant.regions.vertex import Vertex, across
+from pliant.regions.views import Shape, View, exact_maximiser
 from pliant.spec import register
 
 
@@ -56,12 +58,15 @@ class Ball(Region):
         split = self.view.split(*parts, leading=gauge.leading(self._count(g)))
         return gauge.dual(split.magnitudes) * peak
 
-    def lmo(self, g: X, state: dict[str, Any] | None = None) -> X:  # noqa: ARG002  (these oracles are exact)
+    def vertex(self, g: X, state: dict[str, Any] | None = None) -> tuple[Vertex, ...]:
         gauge = self.gauge.at(self._count(g))
-        parts, _ = _scaled(g, [1.0 / scale for scale in self.view.scales], self.view.batch)
-        split = self.view.split(*parts, leading=gauge.leading(self._count(g)))
-        vertex = split.rebuild(gauge.vertex(split.magnitudes) * -self.radius)
-        return self._unscaled(g, vertex)
+        parts = in_units(tensors(g), [1.0 / scale for scale in self.view.scales])
+        with torch.autocast(parts[0].device.type, enabled=False):  # products of 16 bits find no subspace
+            if state is None:
+                unit = exact_maximiser(self.view, gauge, parts)
+            else:
+                unit = self.view.maximiser(gauge, *parts, memory=state)
+        return tuple(part.times(-self.radius / scale) for part, scale in zip(unit, self.view.scales, strict=True))
 
     def project(self, x: X) -> X:
         gauge = self.gauge.at(self._count(x))
@@ -74,7 +79,7 @@ class Ball(Region):
         outside = gauge.value(split.magnitudes) * peak > self.radius  # squares of `a` may leave the range of float32
         moved = self._unscaled(x, split.rebuild(nearest))
         kept = zip(tensors(moved), tensors(x), strict=True)
-        return pack(x, [torch.where(_like(outside, old), new, old) for new, old in kept])
+        return pack(x, [torch.where(across(outside, old.ndim), new, old) for new, old in kept])
 
     def diameter(self, shape: Shape | Sequence[Shape]) -> float:
         shapes: Sequence[Any] = [shape] if self.arity == 1 and (not shape or isinstance(shape[0], int)) else shape
@@ -85,7 +90,7 @@ class Ball(Region):
         value = self.value(x)
         factor = torch.where(value > self.radius, self.radius / value, 1.0)
         # In the computing precision: a factor rounded to float16 may be 0 or far too large.
-        return pack(x, [(_upcast(part) * _like(factor, part)).to(part.dtype) for part in tensors(x)])
+        return pack(x, [(upcast(part) * across(factor, part.ndim)).to(part.dtype) for part in tensors(x)])
 
     def contains(self, x: X, *, tol: float = 1e-6) -> bool:
         return bool((self.value(x) <= self.radius * (1.0 + tol)).all())
@@ -93,7 +98,7 @@ class Ball(Region):
     def gap(self, x: X, g: X) -> Tensor:
         pairs = zip(tensors(x), tensors(g), strict=True)
         dims = self.view.batch
-        products = [(_upcast(a) * _upcast(b)).reshape(*a.shape[:dims], -1).sum(-1) for a, b in pairs]
+        products = [(upcast(a) * upcast(b)).reshape(*a.shape[:dims], -1).sum(-1) for a, b in pairs]
         return torch.stack(products).sum(0) + self.radius * self.dual(g)
 
     def _count(self, x: Tensor | Sequence[Tensor]) -> int:
@@ -158,24 +163,8 @@ def _check_parts(gauge: object, view: object) -> None:
         raise TypeError(f"view must be a View such as Entries() or Filters(), found {view!r}")
 
 
-def _upcast(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-
-
-def _like(factor: Tensor, x: Tensor) -> Tensor:
-    return factor.reshape((*factor.shape, *[1] * (x.ndim - factor.ndim)))  # a tuple: scalars have no dimensions
-
-
 def _scaled(x: Tensor | Sequence[Tensor], scales: Sequence[float], batch: int) -> tuple[list[Tensor], Tensor]:
-    """Return the tensors times `scales`, brought to a largest entry of 1, and that largest entry, shape (*batch,).
-
-    Squares of tiny or huge gradients leave the range of float32; after this they do not.
-    """
-    parts = [_upcast(part) if s == 1.0 else _upcast(part) * s for part, s in zip(tensors(x), scales, strict=True)]
-    peaks = [part.detach().abs().reshape(*part.shape[:batch], -1).amax(-1) for part in parts]
-    peak = torch.stack(peaks).amax(0)
-    peak = torch.where(peak > 0, peak, 1.0)
-    return [part / _like(peak, part) for part in parts], peak
+    return to_unit_peak(in_units(tensors(x), scales), batch)
 
 
 def _norm(norm: Any, view: View, x: Tensor | Sequence[Tensor]) -> Tensor:  # noqa: ANN401  (Gauge.value or Gauge.dual)

@@ -16,6 +16,20 @@ from pliant.regions import projections
 from pliant.spec import register
 
 
+@dataclass(frozen=True)
+class Proportional:
+    """The vertex has the `count` largest magnitudes, in proportion: Euclidean norm 1."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The vertex has the `count` largest magnitudes, all 1."""
+
+    count: int
+
+
 class Gauge(ABC):
     """A symmetric norm on magnitude vectors, with everything that a ball or a penalty needs of it."""
 
@@ -26,6 +40,10 @@ class Gauge(ABC):
     @abstractmethod
     def leading(self, n: int) -> int:
         """Return how many of the `n` largest magnitudes suffice to know `dual` and `vertex`."""
+
+    @abstractmethod
+    def pattern(self, n: int) -> Proportional | Flat | None:
+        """Return how `vertex` weighs `n` magnitudes, for oracles that need not know them all; None: in another way."""
 
     @abstractmethod
     def value(self, a: Tensor) -> Tensor:
@@ -87,12 +105,15 @@ class TopK(Gauge):
             raise ValueError(f"p must be 2 or infinity for TopK, found {self.p!r}; Lp(p) takes any p >= 1")
 
     def at(self, n: int) -> TopK:
-        k = self.k if isinstance(self.k, int) else max(1, math.floor(self.k * n + 0.5))
-        return TopK(min(k, n), self.p)
+        k = min(self.k if isinstance(self.k, int) else max(1, math.floor(self.k * n + 0.5)), n)
+        return self if self.counted and k == self.k else TopK(k, self.p)
 
     def leading(self, n: int) -> int:
         # The polytope's vertex weighs small and large magnitudes alike, so it asks for accurate ones: all of them.
         return self._count(n) if self.p == 2.0 else n
+
+    def pattern(self, n: int) -> Proportional | Flat | None:
+        return Proportional(self._count(n)) if self.p == 2.0 else Flat(self._count(n))
 
     def value(self, a: Tensor) -> Tensor:
         k = self._count(a.shape[-1])
@@ -162,6 +183,10 @@ class Lp(Gauge):
 
     def leading(self, n: int) -> int:
         return 1 if self.p == 1.0 else n
+
+    def pattern(self, n: int) -> Proportional | Flat | None:
+        patterns: dict[float, Proportional | Flat] = {1.0: Proportional(1), 2.0: Proportional(n), math.inf: Flat(n)}
+        return patterns.get(self.p)
 
     def value(self, a: Tensor) -> Tensor:
         return _lp_norm(a, self.p)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from pliant.regions.vertex import Vertex
+
 if TYPE_CHECKING:
     from pliant.regions.views import Shape
 
@@ -36,13 +38,20 @@ class Region(ABC):
         """Return the dual norm of g: max <v, g> over all v with value(v) <= 1."""
 
     @abstractmethod
-    def lmo(self, g: X, state: dict[str, Any] | None = None) -> X:
-        """Return a point v of the region that minimises <v, g>; then <v, g> = -radius * dual(g).
+    def vertex(self, g: X, state: dict[str, Any] | None = None) -> tuple[Vertex, ...]:
+        """Return a point v of the region that minimises <v, g>, one tensor of the point after the other.
 
         Args:
             g: the direction, usually a gradient or momentum, shaped like a point.
-            state: scratch that an oracle may keep from call to call, plain data; None: every call starts afresh.
+            state: None asks for the exact minimiser. A dict, empty at first and kept from call to call, allows a nearly
+                optimal one that is faster, needs no host reads where that can be done, and is feasible nevertheless;
+                what an oracle writes to it is plain data and tensors.
         """
+
+    def lmo(self, g: X, state: dict[str, Any] | None = None) -> X:
+        """Return the dense `vertex` in the dtype of g; without state <v, g> = -radius * dual(g)."""
+        pairs = zip(self.vertex(g, state), tensors(g), strict=True)
+        return pack(g, [part.dense().to(old.dtype) for part, old in pairs])
 
     @abstractmethod
     def project(self, x: X) -> X:

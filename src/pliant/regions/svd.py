@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # its module does not export it
 
 
 class Triplets(NamedTuple):
@@ -43,18 +46,48 @@ def leading_triplets(matrices: Tensor, k: int) -> Triplets:
     return Triplets(subspace @ inner, values, outer @ basis.mT)
 
 
+class DecompositionError(ArithmeticError):
+    """A matrix has no singular value decomposition that can be computed: it is not finite."""
+
+
 # The operators behind torch.linalg.svd and eigh, without the wrappers' bookkeeping. They still read an error flag back
-# to the host once a call (matrices that are not finite raise LinAlgError), the only host reads of the oracles here.
+# to the host once a call, the only host reads of the exact oracles.
 
 
 def _svd(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    left, values, right = torch.ops.aten._linalg_svd.default(matrices, False, True)  # noqa: SLF001
+    try:
+        left, values, right = torch.ops.aten._linalg_svd.default(matrices, False, True)  # noqa: SLF001
+    except LinAlgError as error:
+        left, values, right = _again(lambda m: torch.linalg.svd(m, full_matrices=False), matrices, error)
     return left, values, right
 
 
 def _eigenvectors(symmetric: Tensor) -> Tensor:
-    _, vectors = torch.ops.aten._linalg_eigh.default(symmetric, "L", True)  # noqa: SLF001
+    try:
+        _, vectors = torch.ops.aten._linalg_eigh.default(symmetric, "L", True)  # noqa: SLF001
+    except LinAlgError as error:
+        _, vectors = _again(torch.linalg.eigh, symmetric, error)
     return vectors
+
+
+def _again(factorise: Callable[[Tensor], Sequence[Tensor]], matrices: Tensor, error: Exception) -> list[Tensor]:
+    """Factorise what did not converge once more: in float64 on the CPU, then with its entries moved by rounding.
+
+    Raises:
+        DecompositionError: if that fails as well.
+    """
+    copy = matrices.detach().cpu().double()
+    wobble = 1.0 + torch.finfo(matrices.dtype).eps * torch.sin(torch.arange(copy.numel())).reshape(copy.shape)
+    for attempt in (copy, copy * (wobble + wobble.mT if copy.shape[-1] == copy.shape[-2] else wobble)):
+        try:
+            return [part.to(matrices) for part in factorise(attempt)]
+        except LinAlgError:
+            continue
+    bad = int((~matrices.isfinite()).sum())
+    raise DecompositionError(
+        f"matrices of shape {tuple(matrices.shape)} have no singular value decomposition; {bad} of their entries are "
+        "not finite and all must be: look for the step that made them so"
+    ) from error
 
 
 def singular_values(matrices: Tensor) -> Tensor:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pliant.regions import entrywise, spectral
 from pliant.regions.axes import Axes
+from pliant.regions.gauges import Gauge, Proportional
+from pliant.regions.scaling import to_unit_peak
 from pliant.regions.svd import leading_triplets, singular_values
+from pliant.regions.vertex import Channels, LowRank, Product, Vertex, across
 from pliant.spec import register
 
 Shape = Sequence[int]
-T = TypeVar("T")
+Memory = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Tensors split into magnitudes, (*batch, n), and the map that rebuilds tensors from changed magnitudes."""
+    """Tensors split into magnitudes, (*batch, n), and the map from changed magnitudes to tensors in compact form."""
 
     magnitudes: Tensor
-    rebuild: Callable[[Tensor], tuple[Tensor, ...]]
+    compact: Callable[[Tensor], tuple[Vertex, ...]]
+
+    def rebuild(self, a: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors of changed magnitudes."""
+        return tuple(part.dense() for part in self.compact(a))
 
 
 class View(ABC):
@@ -61,6 +69,20 @@ class View(ABC):
     def split(self, *xs: Tensor, leading: int) -> Split:
         """Split tensors that `scales` has been applied to; at least the `leading` largest magnitudes are present."""
 
+    @abstractmethod
+    def maximiser(self, gauge: Gauge, *xs: Tensor, memory: Memory) -> tuple[Vertex, ...]:
+        """Return a v of at most unit norm that nearly maximises <v, x>, without host reads where that can be done.
+
+        Args:
+            gauge: the norm, with its counts resolved.
+            xs: tensors that `scales` has been applied to, float32 or float64.
+            memory: plain data kept from call to call.
+        """
+
+    @abstractmethod
+    def stacked(self) -> View:
+        """Return this view of points stacked along one more leading dimension."""
+
 
 @register
 @dataclass(frozen=True)
@@ -86,7 +108,24 @@ class Entries(View):
 
     def split(self, *xs: Tensor, leading: int) -> Split:  # noqa: ARG002  (all magnitudes are at hand)
         (x,) = xs
-        return Split(self.magnitudes(x), lambda a: (a.reshape(x.shape) * x.sign(),))
+        return Split(self.magnitudes(x), lambda a: (Product(x.sign(), a.reshape(x.shape), self.batch, own=True),))
+
+    def maximiser(self, gauge: Gauge, *xs: Tensor, memory: Memory) -> tuple[Vertex, ...]:
+        (x,) = xs
+        n = self.count(x.shape[self.batch :])
+        pattern = gauge.pattern(n)
+        if pattern is None:
+            return exact_maximiser(self, gauge, xs)
+        if pattern.count == n:
+            return (entrywise.whole(x, pattern, self.batch),)
+        if entrywise.can_threshold(n, pattern.count):
+            return (entrywise.thresholded(x, pattern, self.batch, memory),)
+        if n > entrywise.LARGE:
+            return (entrywise.largest(x, pattern, self.batch),)
+        return exact_maximiser(self, gauge, xs)
+
+    def stacked(self) -> View:
+        return replace(self, batch=self.batch + 1)
 
 
 @register
@@ -114,14 +153,31 @@ class Filters(View):
 
     def split(self, *xs: Tensor, leading: int) -> Split:  # noqa: ARG002  (all magnitudes are at hand)
         (x,) = xs
-        norms = _above_underflow(self.magnitudes(x))
-        return Split(norms, lambda a: (self.scaled(x, _ratio(a, norms)),))
+        norms = above_underflow(self.magnitudes(x))
+        return Split(norms, lambda a: (self.scaled(x, ratio(a, norms)),))
 
-    def scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+    def maximiser(self, gauge: Gauge, *xs: Tensor, memory: Memory) -> tuple[Vertex, ...]:  # noqa: ARG002  (exact)
+        (x,) = xs
+        if math.prod(x.shape[self.batch :]) <= entrywise.LARGE:
+            return exact_maximiser(self, gauge, xs)
+        norms = in_range(self.magnitudes(x))
+        a = gauge.vertex(to_unit_peak([norms], self.batch)[0][0])
+        factors = ratio(a, norms)
+        pattern = gauge.pattern(norms.shape[-1])
+        alone = norms.numel() == norms.shape[-1]  # channels of several points cannot be chosen by one index
+        if pattern is None or 2 * pattern.count > norms.shape[-1] or self.axes.out != 0 or not alone:
+            return (self.scaled(x, factors),)
+        index = a.reshape(-1).topk(pattern.count).indices
+        rows = x[(0,) * self.batch]
+        chosen = rows.index_select(0, index) * across(factors.reshape(-1)[index], rows.ndim)
+        return (Channels(index, chosen, rows.shape, self.batch),)
+
+    def scaled(self, x: Tensor, factors: Tensor) -> Product:
         """Return the tensor with every channel multiplied by its factor, (*batch, channels)."""
-        matrices = self.axes.to_matrices(x, self.batch)
-        rows = factors.reshape(*matrices.shape[:-1], 1)
-        return self.axes.from_matrices(matrices * rows, x.shape[self.batch :], self.batch)
+        return Product(x, self.axes.over_channels(factors, x.shape[self.batch :], self.batch), self.batch)
+
+    def stacked(self) -> View:
+        return replace(self, batch=self.batch + 1)
 
 
 @register
@@ -158,151 +214,38 @@ class Singular(View):
         floor = torch.finfo(x.dtype).eps * max(matrices.shape[-2:]) * values.amax((-2, -1), keepdim=True)
         values = torch.where(values > floor, values, 0.0)
 
-        def rebuild(a: Tensor) -> tuple[Tensor]:
-            product = (left * a.reshape(values.shape).unsqueeze(-2)) @ right
-            return (self.axes.from_matrices(product, x.shape[self.batch :], self.batch),)
+        def compact(a: Tensor) -> tuple[Vertex]:
+            return (self._low_rank(left * a.reshape(values.shape).unsqueeze(-2), right, x),)
 
-        return Split(values.flatten(self.batch), rebuild)
+        return Split(values.flatten(self.batch), compact)
 
+    def maximiser(self, gauge: Gauge, *xs: Tensor, memory: Memory) -> tuple[Vertex, ...]:
+        (x,) = xs
+        n = self.count(x.shape[self.batch :])
+        pattern = gauge.pattern(n)
+        if n == 1 or pattern == Proportional(n):  # one singular value, or all of them: the Frobenius norm
+            return (entrywise.whole(x, Proportional(n), self.batch),)
+        if pattern is None:
+            return exact_maximiser(self, gauge, xs)
+        left, right = spectral.leading_product(self.axes.to_matrices(x, self.batch), pattern, memory)
+        return (self._low_rank(left, right, x),)
 
-@register
-@dataclass(frozen=True)
-class Joint(View):
-    """Several views together: one gauge on the concatenated magnitudes.
+    def stacked(self) -> View:
+        return replace(self, batch=self.batch + 1)
 
-    Args:
-        members: views, each over its own tensors, taken in order.
-    """
-
-    members: tuple[View, ...]
-
-    def __post_init__(self) -> None:
-        _check_members(self.members)
-
-    @property
-    def arity(self) -> int:
-        return sum(view.arity for view in self.members)
-
-    @property
-    def batch(self) -> int:
-        return self.members[0].batch
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        return tuple(scale for view in self.members for scale in view.scales)
-
-    def count(self, *shapes: Shape) -> int:
-        return sum(view.count(*part) for view, part in _deal(self.members, shapes))
-
-    def magnitudes(self, *xs: Tensor) -> Tensor:
-        return torch.cat([view.magnitudes(*part) for view, part in _deal(self.members, xs)], dim=-1)
-
-    def split(self, *xs: Tensor, leading: int) -> Split:
-        splits = [view.split(*part, leading=leading) for view, part in _deal(self.members, xs)]
-        sizes = [split.magnitudes.shape[-1] for split in splits]
-
-        def rebuild(a: Tensor) -> tuple[Tensor, ...]:
-            parts = a.split(sizes, dim=-1)
-            return tuple(x for split, part in zip(splits, parts, strict=True) for x in split.rebuild(part))
-
-        return Split(torch.cat([split.magnitudes for split in splits], dim=-1), rebuild)
+    def _low_rank(self, left: Tensor, right: Tensor, x: Tensor) -> LowRank:
+        return LowRank(left, right, self.axes, x.shape[self.batch :])
 
 
-@register
-@dataclass(frozen=True)
-class Coupled(View):
-    """Atom i is channel i of every member together; its magnitude is the Euclidean norm over all of them.
-
-    This is the atom that removing a channel takes out: the filter, its bias, its norm scale and shift.
-
-    Args:
-        members: `Filters` views of one tensor each, all with the same number of channels.
-    """
-
-    members: tuple[Filters, ...]
-
-    def __post_init__(self) -> None:
-        _check_members(self.members)
-        if not all(isinstance(view, Filters) for view in self.members):
-            raise ValueError(f"members of Coupled must be Filters views, found {self.members!r}")
-
-    @property
-    def arity(self) -> int:
-        return len(self.members)
-
-    @property
-    def batch(self) -> int:
-        return self.members[0].batch
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        return (1.0,) * len(self.members)
-
-    def count(self, *shapes: Shape) -> int:
-        counts = [view.count(shape) for view, shape in zip(self.members, shapes, strict=True)]
-        if len(set(counts)) != 1:
-            raise ValueError(f"coupled tensors must have equally many channels, found {counts}")
-        return counts[0]
-
-    def magnitudes(self, *xs: Tensor) -> Tensor:
-        norms = [view.magnitudes(x) for view, x in zip(self.members, xs, strict=True)]
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
-
-    def split(self, *xs: Tensor, leading: int) -> Split:  # noqa: ARG002  (all magnitudes are at hand)
-        norms = _above_underflow(self.magnitudes(*xs))
-
-        def rebuild(a: Tensor) -> tuple[Tensor, ...]:
-            factors = _ratio(a, norms)
-            return tuple(view.scaled(x, factors) for view, x in zip(self.members, xs, strict=True))
-
-        return Split(norms, rebuild)
+def exact_maximiser(view: View, gauge: Gauge, xs: Sequence[Tensor]) -> tuple[Vertex, ...]:
+    """Return the exact maximiser of <v, x> over the unit ball."""
+    parts, _ = to_unit_peak(xs, view.batch)
+    n = view.count(*[part.shape[view.batch :] for part in parts])
+    split = view.split(*parts, leading=gauge.leading(n))
+    return split.compact(gauge.vertex(split.magnitudes))
 
 
-@register
-@dataclass(frozen=True)
-class Scaled(View):
-    """A view of tensors multiplied by fixed positive factors, so that large tensors do not drown small ones.
-
-    Norm, dual norm and oracle are exact; lengths and therefore projections are measured in the scaled tensors.
-
-    Args:
-        view: the view of the scaled tensors.
-        factors: one positive factor per tensor, for example one over its initial norm.
-    """
-
-    view: View
-    factors: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        _check_members((self.view,))
-        if len(self.factors) != self.view.arity:
-            raise ValueError(f"factors must be {self.view.arity} numbers, one per tensor, found {self.factors!r}")
-        if not all(0.0 < factor < math.inf for factor in self.factors):
-            raise ValueError(f"factors must be positive and finite, found {self.factors!r}")
-
-    @property
-    def arity(self) -> int:
-        return self.view.arity
-
-    @property
-    def batch(self) -> int:
-        return self.view.batch
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        return tuple(a * b for a, b in zip(self.factors, self.view.scales, strict=True))
-
-    def count(self, *shapes: Shape) -> int:
-        return self.view.count(*shapes)
-
-    def magnitudes(self, *xs: Tensor) -> Tensor:
-        return self.view.magnitudes(*xs)
-
-    def split(self, *xs: Tensor, leading: int) -> Split:
-        return self.view.split(*xs, leading=leading)
-
-
-def _above_underflow(norms: Tensor) -> Tensor:
+def above_underflow(norms: Tensor) -> Tensor:
     """Return the norms, those whose squares leave the normal range replaced by 0.
 
     Such a norm is mostly rounding error, and a channel divided by it is no unit vector: in float32 a filter of
@@ -312,7 +255,13 @@ def _above_underflow(norms: Tensor) -> Tensor:
     return torch.where(norms < math.sqrt(limits.tiny / limits.eps), 0.0, norms)
 
 
-def _ratio(new: Tensor, old: Tensor) -> Tensor:
+def in_range(norms: Tensor) -> Tensor:
+    """Return norms of tensors whose squares may have left the range of the dtype: 0 where they have."""
+    return torch.where(norms < math.inf, above_underflow(norms), 0.0)
+
+
+def ratio(new: Tensor, old: Tensor) -> Tensor:
+    """Return new / old, 0 where the old is 0."""
     return torch.where(old > 0, new / torch.where(old > 0, old, 1.0), 0.0)
 
 
@@ -324,23 +273,3 @@ def _check_batch(batch: object) -> None:
 def _check_axes(axes: object) -> None:
     if not isinstance(axes, Axes):
         raise TypeError(f"axes must be an Axes, found {axes!r}")
-
-
-def _check_members(members: Sequence[View]) -> None:
-    if not members:
-        raise ValueError("members must hold at least one view, found none")
-    if not all(isinstance(view, View) for view in members):
-        raise TypeError(f"members must be views such as Entries() or Filters(), found {members!r}")
-    if len({view.batch for view in members}) != 1:
-        raise ValueError(f"members must agree on batch, found {[view.batch for view in members]}")
-
-
-def _deal(members: Sequence[View], items: Sequence[T]) -> list[tuple[View, Sequence[T]]]:
-    total = sum(view.arity for view in members)
-    if len(items) != total:
-        raise ValueError(f"the view takes {total} tensors together, found {len(items)}")
-    parts, start = [], 0
-    for view in members:
-        parts.append((view, items[start : start + view.arity]))
-        start += view.arity
-    return parts

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from pliant.regions.ball import Ball
+from pliant.regions.composite import Coupled, Scaled
 from pliant.regions.gauges import Gauge, Lp, TopK
 from pliant.regions.region import Region, tensors
-from pliant.regions.views import Coupled, Entries, Filters, Scaled, Singular, View
+from pliant.regions.views import Entries, Filters, Singular, View
 from pliant.structure.matricise import axes_of
 from pliant.structure.radius import initial_norm
 from pliant.structure.rules import Slot

@@ -12,7 +12,7 @@ import torch
 
 from pliant.regions import Ball, Penalty, Region
 from pliant.testing.case import Case, Shape, of
-from pliant.testing.laws import form, norms, oracle, penalty, projection
+from pliant.testing.laws import form, norms, oracle, penalty, projection, warm
 
 Law = Callable[[Case], None]
 PenaltyLaw = Callable[[Case, Penalty], None]
@@ -26,6 +26,10 @@ REGION_LAWS: tuple[Law, ...] = (
     oracle.lmo_of_zero_is_feasible,
     oracle.lmo_is_sparse,
     oracle.lmo_never_reads_host,
+    warm.warm_lmo_is_feasible,
+    warm.warm_lmo_is_nearly_optimal,
+    warm.warm_lmo_repeats_itself,
+    warm.warm_lmo_never_reads_host,
     norms.value_is_a_norm,
     norms.dual_is_a_norm,
     norms.hoelder,

@@ -1,0 +1,1 @@
+"""Speed, memory and quality of pliant, each against the obvious alternative, in one run: `python -m benchmarks`."""
