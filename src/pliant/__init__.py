@@ -6,6 +6,8 @@ Three steps, each usable alone: constrain (`Plan`), train (`SFW`), cut (`compres
 from importlib.metadata import PackageNotFoundError, version
 
 from pliant.compress import (
+    Both,
+    BudgetError,
     Compressed,
     Compressor,
     Cut,
@@ -13,6 +15,8 @@ from pliant.compress import (
     FilterPruning,
     Inputs,
     LowRank,
+    Macs,
+    Params,
     UnstructuredPruning,
     compress,
     load,
@@ -68,6 +72,8 @@ __all__ = [
     "SFW",
     "Axes",
     "Ball",
+    "Both",
+    "BudgetError",
     "Compressed",
     "Compressor",
     "Constraint",
@@ -89,8 +95,10 @@ __all__ = [
     "Joint",
     "LowRank",
     "Lp",
+    "Macs",
     "NonFinite",
     "NonFiniteGradientError",
+    "Params",
     "Penalty",
     "Plan",
     "Raw",

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import pytest
 from safetensors.torch import load_file
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 
 from pliant.cli import train as train_command
 from pliant.cli.main import app
-from pliant.compress import Cut
+from pliant.compress import read_cut
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
 from pliant.training.experiment import load_run
 from pliant.training.folder import RunFolder
@@ -50,9 +51,8 @@ def test_from_a_recipe_to_a_cut_model(folder):
     rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
     swept = next(row for row in rows if (row.compressor, row.fraction) == ("low-rank", 0.5))
     assert report["accuracy"] == pytest.approx(swept.recalibrated)
-    assert (report["parameters"], report["macs"]) == (swept.parameters, swept.macs)
-    cut = Cut.from_json((folder / "small" / "cut.json").read_text())
-    assert cut.compressor == "LowRank"
+    assert (report["after"]["parameters"], report["after"]["macs"]) == (swept.parameters, swept.macs)
+    assert read_cut(folder / "small").compressor == "LowRank"
     assert load_file(folder / "small" / "model.safetensors")
 
 
@@ -134,6 +134,80 @@ def test_a_compressed_model_is_not_overwritten_silently():
     pliant("compress", "runs/tiny-0", "-o", "small", "--overwrite", "--calibrate", "0")
 
 
+def test_what_compress_writes_is_all_that_export_needs(folder):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    pliant("train", "tiny.yaml")
+    text = pliant("compress", "runs/tiny-0", "-o", "small", "--latency")
+    assert "FilterPruning: 8 of 16 atoms (50.0%) removed" in text
+    assert "latency before: " in text
+    assert "Next: pliant export small --format onnx" in text
+    files = {"model.safetensors", "cut.json", "model.json", "report.json", "report.png", "recipe.yaml"}
+    assert {path.name for path in (folder / "small").iterdir()} == files
+    assert (folder / "small" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "small" / "report.json").read_text())["after"]["latency"]["threads"] >= 1
+    for name in ("run.json", "recipe.yaml"):
+        (folder / "runs" / "tiny-0" / name).unlink()
+    assert "small/model.onnx" in pliant("export", "small")
+    assert "compared on batches of 2 and 3 and 1" in pliant("export", "small", "-f", "torch-export", "-o", "out/m.pt2")
+    assert (folder / "small" / "model.onnx").stat().st_size > 1000
+    assert (folder / "out" / "m.pt2").stat().st_size > 1000
+    assert "--overwrite" in pliant("export", "small", code=2)
+    pliant("export", "small", "-f", "torch-export", "-o", "out/m.pt2", "--overwrite", "--fixed-batch")
+
+
+@pytest.mark.parametrize("compressor", ["filters", "low-rank"])
+def test_a_budget_is_met(folder, compressor):
+    pliant("train", "tiny.yaml")
+    for option, key in (("--macs", "macs"), ("--params", "parameters")):
+        pliant("compress", "runs/tiny-0", "-c", compressor, option, "60%", "-o", "small", "--overwrite")
+        report = json.loads((folder / "small" / "report.json").read_text())
+        assert 0.4 < report["after"][key] / report["before"][key] <= 0.6
+    assert "give one of them" in pliant(
+        "compress", "runs/tiny-0", "--macs", "50%", "--fraction", "0.5", "-o", "x", code=2
+    )
+    assert "50%, 0.5 or 1200000" in pliant("compress", "runs/tiny-0", "--macs", "half", "-o", "x", code=2)
+    assert "macs must be" in pliant("compress", "runs/tiny-0", "--macs", "150%", "-o", "x", code=2)
+
+
+def test_export_imports_only_what_the_user_names(folder, monkeypatch):
+    (folder / "mine.py").write_text(
+        "from pliant.models import create\n"
+        "def build(num_classes=10, in_channels=1, image_size=8):\n"
+        "    return create('cnn-4', num_classes=num_classes, in_channels=in_channels, image_size=image_size)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    pliant("train", "tiny.yaml", "-o", "model={name: 'mine:build'}")
+    pliant("compress", "runs/tiny-0", "-o", "small")
+    command = ["export", "small", "-f", "torch-export"]
+    assert "--model package.module:function" in pliant(*command, code=2)
+    assert "--model package.module:function" in pliant(*command, "--model", "os:getcwd", code=2)
+    pliant(*command, "--model", "mine:build")
+    (folder / "small" / "model.json").unlink()
+    assert "model.json" in pliant(*command, "--model", "mine:build", "--overwrite", code=2)
+    assert "needs --model" in pliant(*command, "--input", "1x1x8x8", "--overwrite", code=2)
+    assert "1x3x32x32" in pliant(*command, "--model", "mine:build", "--input", "1x?", "--overwrite", code=2)
+    pliant(*command, "--model", "mine:build", "--input", "1x1x8x8", "--overwrite")
+
+
+def test_export_tells_what_is_wrong_with_a_folder(folder):
+    assert "cut.json" in pliant("export", "nowhere", code=2)
+    assert "onnx, torch-export" in pliant("export", "nowhere", "--format", "tflite", code=2)
+    pliant("train", "tiny.yaml")
+    pliant("compress", "runs/tiny-0", "-o", "small")
+    blueprint = json.loads((folder / "small" / "model.json").read_text())
+    blueprint["args"]["widths"] = [8, 8, 8, 8]
+    (folder / "small" / "model.json").write_text(json.dumps(blueprint))
+    assert "as the cut says" in pliant("export", "small", code=2)
+
+
+def test_a_picture_is_left_out_without_matplotlib(folder, monkeypatch):
+    pliant("train", "tiny.yaml")
+    monkeypatch.setitem(sys.modules, "pliant.report.cut_plot", None)
+    assert "pip install 'pliant[plot]'" in pliant("compress", "runs/tiny-0", "-o", "small")
+    assert not (folder / "small" / "report.png").exists()
+
+
 def test_overrides_reach_the_run(folder):
     pliant("train", "tiny.yaml", "-o", "train.epochs=2", "-o", "name=two")
     assert len(read_rows(folder / "runs" / "two" / "metrics.jsonl", MetricsRow)) == 2
@@ -189,7 +263,9 @@ def test_list_names_everything_that_recipes_know():
         assert name in text
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["compress"], ["report"], ["demo"], ["list"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["sweep"], ["compress"], ["export"], ["report"], ["demo"], ["list"]]
+)
 def test_help_says_what_a_command_does(command):
     assert "Usage: pliant" in pliant(*command, "--help")
 

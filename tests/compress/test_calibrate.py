@@ -15,18 +15,66 @@ def _batches(*sizes):
     return [torch.randn(n, 4, 5, 5, generator=generator) + n for n in sizes]
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)])
-def test_statistics_are_the_plain_average_over_batches(norm):
-    batches = _batches(3, 5, 2)
+VARIANTS = {
+    "BatchNorm1d": (nn.BatchNorm1d(4), (4,)),
+    "BatchNorm1d on sequences": (nn.BatchNorm1d(4, momentum=0.7), (4, 6)),
+    "BatchNorm2d": (nn.BatchNorm2d(4, momentum=None), (4, 5, 3)),
+    "BatchNorm3d": (nn.BatchNorm3d(4, affine=False), (4, 3, 2, 2)),
+    "SyncBatchNorm": (nn.SyncBatchNorm(4), (4, 5, 5)),
+    "InstanceNorm1d": (nn.InstanceNorm1d(4, track_running_stats=True), (4, 7)),
+    "InstanceNorm2d": (nn.InstanceNorm2d(4, affine=True, track_running_stats=True), (4, 5, 3)),
+    "InstanceNorm3d": (nn.InstanceNorm3d(4, track_running_stats=True), (4, 3, 2, 2)),
+}
+
+
+@pytest.mark.parametrize(("norm", "shape"), VARIANTS.values(), ids=VARIANTS)
+def test_statistics_are_the_average_over_batches_by_what_they_hold(norm, shape):
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(n, *shape, generator=generator) * n + n for n in (3, 5, 2)]
     norm.running_mean.fill_(77.0)
-    model = recalibrate_batchnorm(nn.Sequential(norm), batches)
-    if isinstance(norm, nn.BatchNorm2d):
-        means, variances = [b.mean((0, 2, 3)) for b in batches], [b.var((0, 2, 3)) for b in batches]
+    norm.running_var.fill_(77.0)
+    before = copy.deepcopy(norm.state_dict())
+    done = recalibrate_batchnorm(nn.Sequential(norm), batches)[0]
+    rows = [batch.transpose(0, 1).flatten(1) for batch in batches]
+    torch.testing.assert_close(done.running_mean, torch.cat(rows, 1).mean(1))
+    if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+        within = [batch.flatten(2).var(-1).mean(0) for batch in batches]
     else:
-        means, variances = [b.mean((0, 2, 3)) for b in batches], [b.var((2, 3)).mean(0) for b in batches]
-    torch.testing.assert_close(model[0].running_mean, torch.stack(means).mean(0))
-    torch.testing.assert_close(model[0].running_var, torch.stack(variances).mean(0))
-    assert torch.equal(norm.running_mean, torch.full((4,), 77.0))
+        within = [row.var(1) for row in rows]
+    expected = sum(n * variance for n, variance in zip((3, 5, 2), within, strict=True)) / 10
+    torch.testing.assert_close(done.running_var, expected)
+    assert done.momentum == norm.momentum
+    assert all(torch.equal(tensor, norm.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_equal_batches_give_what_torch_calls_a_cumulative_average():
+    batches, twin = _batches(4, 4, 4), nn.BatchNorm2d(4, momentum=None)
+    for batch in batches:
+        twin(batch)
+    done = recalibrate_batchnorm(nn.BatchNorm2d(4), batches)
+    torch.testing.assert_close(done.running_mean, twin.running_mean)
+    torch.testing.assert_close(done.running_var, twin.running_var)
+
+
+class _Branches(nn.Module):
+    """One norm is called twice, the other only in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.BatchNorm2d(4)
+        self.never = nn.BatchNorm2d(4)
+        nn.init.constant_(self.never.running_var, 5.0)
+
+    def forward(self, x):
+        return self.never(x) if self.training else self.twice(x) + self.twice(3 * x)
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics_and_one_that_is_used_twice_sees_both():
+    (batch,) = _batches(6)
+    done = recalibrate_batchnorm(_Branches(), [batch])
+    torch.testing.assert_close(done.twice.running_mean, 2 * batch.mean((0, 2, 3)))
+    assert torch.equal(done.never.running_var, torch.full((4,), 5.0))
+    assert done.never.num_batches_tracked == 0
 
 
 def test_everything_else_is_kept():

@@ -59,7 +59,7 @@ def test_a_generator_cannot_calibrate_a_sweep():
 def test_the_report_reads_well():
     model, example = build("residual")
     text = str(compress(model, FilterPruning(), 0.5, example=example).report)
-    for part in ("FilterPruning", "50.0%", "parameters", "MACs", "left dense  stem", "skipped     fc"):
+    for part in ("FilterPruning", "50.0%", "parameters", "MACs", "fc"):
         assert part in text
 
 
@@ -80,7 +80,7 @@ def test_a_model_without_a_layer_to_cut_is_named_in_the_log(caplog):
         sweep(model, FilterPruning(), [0.0, 0.5], example=example, evaluate=lambda _: 0.0)
     assert len(caplog.records) == 1
     assert "FilterPruning finds nothing to cut in this model" in caplog.text
-    assert "weight_ih_l0: a parameter of LSTM" in caplog.text
+    assert "weight_ih_l0: it feeds aten." in caplog.text
 
 
 def test_a_class_in_place_of_a_compressor_is_refused():

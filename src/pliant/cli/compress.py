@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
+from pliant import atomic
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
-from pliant.cli.options import DataRootOption
+from pliant.cli.options import DataRootOption, target_of
 from pliant.cli.sweep import RunArgument
+from pliant.compress import Compressed, CompressionReport, save
 from pliant.compress import compress as cut_model
-from pliant.compress import save
+from pliant.compress.budgets import Budget, Macs, Params
 from pliant.metrics import accuracy
-from pliant.training import atomic
+from pliant.models.blueprint import FILE as BLUEPRINT_FILE
+from pliant.models.blueprint import Blueprint
 from pliant.training.compressors import build_compressor, label_of
 from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection
 
-FILES = ("model.safetensors", "cut.json", "report.json", "recipe.yaml")
+FILES = ("model.safetensors", "cut.json", BLUEPRINT_FILE, "report.json", "report.png", "recipe.yaml")
 
 
 @user_errors
@@ -32,43 +36,106 @@ def compress(
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the cut model goes.")],
     compressor: Annotated[
-        str, typer.Option("--compressor", "-c", metavar="NAME", help="filters, low-rank or unstructured.")
+        str, typer.Option("--compressor", "-c", metavar="NAME", help="filters, low-rank, both or unstructured.")
     ] = "filters",
-    fraction: Annotated[float, typer.Option(metavar="SHARE", help="Of the atoms, removed; in [0, 1).")] = 0.5,
+    fraction: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the atoms, removed; in [0, 1). Default: 0.5.")
+    ] = None,
+    macs: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Instead: the MACs that may stay, 50% or a number.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Instead: the parameters that may stay, 50% or a number.")
+    ] = None,
     calibrate: Annotated[
         int | None, typer.Option(min=0, metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the time of a call, before and after.")] = False,
     data_root: DataRootOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Cut a trained model once and write it, physically smaller where that is possible.
 
-    The folder gets model.safetensors, cut.json (what stays), report.json (what it costs) and the run's recipe.yaml.
+    The folder gets model.safetensors, cut.json (what stays), model.json (how to build the uncut model), report.json and
+    report.png (what it costs), and the run's recipe.yaml.
 
     Options of the compressor are those that the recipe's `sweep` section gives it.
 
     For example:
 
       pliant compress runs/fashion-filters --compressor low-rank --fraction 0.5 -o small
+
+      pliant compress runs/fashion-filters --macs 50% -o half
     """
     taken = [name for name in FILES if (output / name).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{output} holds {', '.join(taken)} already; --overwrite replaces them")
+    fraction, budget = _request(fraction, target_of(macs, "macs"), target_of(params, "params"))
     loaded = load_run(RunFolder(run), data_root)
     section = loaded.recipe.sweep
-    images = section.calibrate if calibrate is None else calibrate
-    report = _compress(loaded, _spec(section, compressor), fraction, min(images, len(loaded.data.learn)), output)
-    out = console()
+    images = min(section.calibrate if calibrate is None else calibrate, len(loaded.data.learn))
+    spec = _spec(section, compressor)
+    batches = loaded.data.calibration(images, loaded.recipe.data.batch_size, loaded.recipe.seed) if images else None
+    example, chosen = loaded.data.example(), build_compressor(spec)
+    done = cut_model(loaded.model, chosen, fraction, budget=budget, example=example, calibrate=batches, latency=latency)
+    facts = {
+        "run": str(run),
+        "label": label_of(spec),
+        "evaluated_on": loaded.data.judged_on,
+        "accuracy": accuracy(done.model, loaded.data.eval_batches()),
+        "dense_accuracy": accuracy(loaded.model, loaded.data.eval_batches()),
+        "calibrate": images,
+    }
+    _write(output, loaded, done, facts)
+    _tell(console(), output, done, facts)
+
+
+def _request(fraction: float | None, macs: float | None, params: float | None) -> tuple[float | None, Budget | None]:
+    if sum(each is not None for each in (fraction, macs, params)) > 1:
+        raise ValueError("fraction, macs and params exclude each other: give one of them")
+    if macs is not None:
+        return None, Macs(macs)
+    if params is not None:
+        return None, Params(params)
+    return (0.5 if fraction is None else fraction), None
+
+
+def _write(output: Path, run: Run, done: Compressed, facts: dict[str, Any]) -> None:
+    save(done, output, overwrite=True)
+    atomic.write_text(output / "recipe.yaml", run.recipe.to_yaml())
+    atomic.write_text(output / BLUEPRINT_FILE, _blueprint(run).to_json() + "\n")
+    atomic.write_text(output / "report.json", json.dumps(facts | done.report.to_dict(), indent=2) + "\n")
+
+
+def _tell(out: Console, output: Path, done: Compressed, facts: dict[str, Any]) -> None:
+    _draw(out, done.report, output / "report.png")
+    out.print(str(done.report), markup=False, soft_wrap=True)
     out.print(
-        f"[green]Done[/]: {report['accuracy']:.2%} of the {loaded.data.judged_on} "
-        f"(dense {report['dense_accuracy']:.2%}), "
-        f"{report['parameters']:,} of {report['dense_parameters']:,} parameters, "
-        f"{report['macs']:,} of {report['dense_macs']:,} MACs"
+        f"[green]Done[/]: {facts['accuracy']:.2%} of the {facts['evaluated_on']} (dense {facts['dense_accuracy']:.2%})"
     )
-    for name, reason in {**report["skipped"], **report["left_dense"]}.items():
-        out.print(f"  {name} keeps its size: {reason}")
-    out.print(f"Written: {output}/{', '.join(FILES)}")
+    out.print(f"Written: {output}/{', '.join(name for name in FILES if (output / name).exists())}", soft_wrap=True)
     out.print(f"Load it in Python: [bold]pliant.load({str(output)!r}, factory)[/], factory() making the uncut model")
+    out.print(f"Next: [bold]pliant export {output} --format onnx[/]")
+
+
+def _blueprint(run: Run) -> Blueprint:
+    data = run.data.dataset
+    return Blueprint(
+        name=run.recipe.model.name,
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        input=tuple(run.data.example().shape),
+        args=run.recipe.model.args,
+    )
+
+
+def _draw(out: Console, report: CompressionReport, path: Path) -> None:
+    path.unlink(missing_ok=True)  # of an earlier cut
+    try:
+        report.plot(path)
+    except ImportError as error:
+        out.print(f"[yellow]No picture[/]: {escape(str(error))}")
 
 
 def _spec(section: SweepSection, name: str) -> CompressorSpec:
@@ -76,21 +143,3 @@ def _spec(section: SweepSection, name: str) -> CompressorSpec:
         if spec.type == name:
             return spec
     return from_mapping(SweepSection, {"compressors": [name]}, source="--compressor").compressors[0]
-
-
-def _compress(run: Run, spec: CompressorSpec, fraction: float, images: int, output: Path) -> dict[str, Any]:
-    calibrate = run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None
-    done = cut_model(run.model, build_compressor(spec), fraction, example=run.data.example(), calibrate=calibrate)
-    report = {
-        "run": str(run.folder.path),
-        "label": label_of(spec),
-        "evaluated_on": run.data.judged_on,
-        "accuracy": accuracy(done.model, run.data.eval_batches()),
-        "dense_accuracy": accuracy(run.model, run.data.eval_batches()),
-        "calibrate": images,
-        **asdict(done.report),
-    }
-    save(done, output, overwrite=True)
-    atomic.write_text(output / "recipe.yaml", run.recipe.to_yaml())
-    atomic.write_text(output / "report.json", json.dumps(report, indent=2) + "\n")
-    return report

@@ -92,8 +92,8 @@ def _train_and_sweep(out: Console, recipe: Recipe, folder: RunFolder, *, overwri
 
 
 def _publish(out: Console, output: Path, entries: list[Entry]) -> None:
+    from pliant import atomic  # noqa: PLC0415
     from pliant.report.plots import draw  # noqa: PLC0415  (matplotlib takes a second to import)
-    from pliant.training import atomic  # noqa: PLC0415
 
     tables = [dense_table(entries), *study_tables(entries, _SHOWN)]
     draw(output / "demo.png", [curve for entry in entries for curve in entry.curves()], title=TITLE)

@@ -20,7 +20,7 @@ from pliant.training.recipe_method import (
     RawStep,
     ShrinkageStep,
 )
-from pliant.training.recipe_sweep import FilterSpec, LowRankSpec, UnstructuredSpec
+from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, UnstructuredSpec
 
 
 @user_errors
@@ -31,7 +31,7 @@ def list_names() -> None:
         ("Data sets (data.name)", DATASETS),
         ("Models (model.name, or package.module:function)", MODELS),
         ("Balls (norms and rest of type ball)", BALLS),
-        ("Compressors (sweep.compressors)", _by_type(FilterSpec, LowRankSpec, UnstructuredSpec)),
+        ("Compressors (sweep.compressors)", _by_type(FilterSpec, LowRankSpec, BothSpec, UnstructuredSpec)),
         (
             "Step rules (method.step)",
             _by_type(ShrinkageStep, GradientStep, FastGradientStep, DiameterStep, RawStep),

@@ -12,6 +12,7 @@ import typer
 from pliant.cli.compress import compress
 from pliant.cli.demo import demo
 from pliant.cli.errors import DEBUG
+from pliant.cli.export import export
 from pliant.cli.listing import list_names
 from pliant.cli.report import report
 from pliant.cli.sweep import sweep
@@ -45,7 +46,8 @@ def pliant(
     """Train a neural network once, compress it afterwards to any ratio, without retraining.
 
     Start with [bold]pliant demo[/], or: [bold]pliant train[/] a recipe, [bold]pliant sweep[/] the run,
-    [bold]pliant compress[/] it where the curve says so, [bold]pliant report[/] runs side by side.
+    [bold]pliant compress[/] it where the curve says so, [bold]pliant export[/] the result,
+    [bold]pliant report[/] runs side by side.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     if debug:
@@ -55,6 +57,7 @@ def pliant(
 app.command("train")(train)
 app.command("sweep")(sweep)
 app.command("compress")(compress)
+app.command("export")(export)
 app.command("report")(report)
 app.command("demo")(demo)
 app.command("list")(list_names)

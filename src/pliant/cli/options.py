@@ -35,3 +35,22 @@ def fractions_of(text: str) -> list[float]:
     if count < 1:
         raise ValueError(f"fractions must look like 0:0.9:0.1 or 0.3,0.5,0.7, found {text!r}")
     return [round(first + index * step, 9) for index in range(count)]
+
+
+def target_of(text: str | None, name: str) -> float | int | None:
+    """Read what may stay: "50%" and "0.5" are a share of what there was, "1200000" and "1_200_000" a count.
+
+    Raises:
+        ValueError: the text is neither.
+
+    >>> target_of("50%", "macs"), target_of("0.25", "macs"), target_of("1_200_000", "macs")
+    (0.5, 0.25, 1200000)
+    """
+    if text is None:
+        return None
+    try:
+        if text.endswith("%"):
+            return float(text.removesuffix("%")) / 100
+        return int(text) if text.replace("_", "").isdecimal() else float(text)
+    except ValueError:
+        raise ValueError(f"{name} must look like 50%, 0.5 or 1200000, found {text!r}") from None

@@ -29,7 +29,7 @@ def sweep(
     compressor: Annotated[
         list[str] | None,
         typer.Option(
-            "--compressor", "-c", metavar="NAME", help="filters, low-rank, unstructured; more than one is fine."
+            "--compressor", "-c", metavar="NAME", help="filters, low-rank, both, unstructured; more than one is fine."
         ),
     ] = None,
     fractions: Annotated[

@@ -1,22 +1,43 @@
 """Cutting a trained model: select what stays, truncate, realise."""
 
 from pliant.compress.atoms import Global, PerLayer, Scope, removed_count
+from pliant.compress.both import Both
+from pliant.compress.budgets import (
+    Allocation,
+    Budget,
+    BudgetError,
+    ByFraction,
+    Greedy,
+    LatencyTable,
+    LatencyTarget,
+    Macs,
+    Params,
+    measure_latencies,
+)
 from pliant.compress.calibrate import Inputs, recalibrate_batchnorm
 from pliant.compress.candidates import Layers
-from pliant.compress.compressed import Compressed, CompressionReport, compress, output_difference
+from pliant.compress.compressed import Compressed, compress, output_difference
 from pliant.compress.compressor import Compressor, compressor_of
-from pliant.compress.cut import Cut, CutError, Link, Role
+from pliant.compress.cut import Cut, CutError
 from pliant.compress.filters import FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.ranks import Energy, EqualError, EqualFraction, RankRule, SquaredEnergy
+from pliant.compress.report import CompressionReport, LayerChange
 from pliant.compress.scores import L1, L2, Folded, GroupNorm, Score
-from pliant.compress.store import StoreError, load, save
+from pliant.compress.store import load, read_cut, save
 from pliant.compress.sweep import Row, sweep
+from pliant.compress.tensor_file import StoreError
 from pliant.compress.unstructured import UnstructuredPruning
+from pliant.compress.variance import match_variance
 
 __all__ = [
     "L1",
     "L2",
+    "Allocation",
+    "Both",
+    "Budget",
+    "BudgetError",
+    "ByFraction",
     "Compressed",
     "CompressionReport",
     "Compressor",
@@ -28,14 +49,18 @@ __all__ = [
     "FilterPruning",
     "Folded",
     "Global",
+    "Greedy",
     "GroupNorm",
     "Inputs",
+    "LatencyTable",
+    "LatencyTarget",
+    "LayerChange",
     "Layers",
-    "Link",
     "LowRank",
+    "Macs",
+    "Params",
     "PerLayer",
     "RankRule",
-    "Role",
     "Row",
     "Scope",
     "Score",
@@ -45,7 +70,10 @@ __all__ = [
     "compress",
     "compressor_of",
     "load",
+    "match_variance",
+    "measure_latencies",
     "output_difference",
+    "read_cut",
     "recalibrate_batchnorm",
     "removed_count",
     "save",

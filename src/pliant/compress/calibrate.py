@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,13 @@ class Inputs:
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
     """Return a copy of the model whose running statistics are those of these batches.
 
-    The statistics of every batch and instance norm that has any are reset and become the plain average over the
-    batches. Only those layers run in training mode (dropout stays off); modes, momentum and everything else are kept.
+    For every norm layer with running statistics (batch norm in one to three dimensions or synchronised, instance norm):
+
+        running = sum_i n_i * statistics of batch i / sum_i n_i,    n_i = values per channel in batch i
+
+    so that a smaller last batch counts for what it holds. The mean is that of all values together; the variance is the
+    mean of the variances within batches, as in training. Only those layers run in training mode (dropout stays off);
+    modes, momentum and everything else are kept, and so are the statistics of a norm that no batch reaches.
 
     Args:
         model: left as it is.
@@ -44,30 +50,54 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Mo
         ValueError: if there is no batch.
     """
     copied = copy.deepcopy(model)
-    norms = [m for m in copied.modules() if isinstance(m, _BatchNorm | _InstanceNorm) and m.running_mean is not None]
+    norms = [_Averaging(m) for m in copied.modules() if isinstance(m, STATISTICAL) and m.running_mean is not None]
     if not norms:
         return copied
     modes = [(module, module.training) for module in copied.modules()]
-    momenta = [norm.momentum for norm in norms]
     copied.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    _accumulate(copied, norms, batches)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(norm.averaging())
+        _run(copied, batches)
     for module, mode in modes:
         module.training = mode
     return copied
 
 
-def _accumulate(model: nn.Module, norms: list[Any], batches: Iterable[Example]) -> None:
+STATISTICAL = (_BatchNorm, _InstanceNorm)
+
+
+@dataclass
+class _Averaging:
+    """A norm layer whose running statistics are the average over all calls, by the values that each call holds."""
+
+    norm: Any
+    values: int = 0
+
+    @contextmanager
+    def averaging(self) -> Iterator[None]:
+        norm, momentum = self.norm, self.norm.momentum
+        before = [buffer.clone() for buffer in norm.buffers(recurse=False)]
+        norm.reset_running_stats()
+        norm.train()
+        handle = norm.register_forward_pre_hook(self._weigh)
+        yield
+        handle.remove()
+        norm.momentum = momentum
+        if not self.values:
+            for buffer, old in zip(norm.buffers(recurse=False), before, strict=True):
+                buffer.copy_(old)
+
+    def _weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
+        values = inputs[0].numel() // norm.num_features
+        self.values += values
+        norm.momentum = values / max(self.values, 1)
+
+
+def _run(model: nn.Module, batches: Iterable[Example]) -> None:
     count = 0
     with torch.no_grad():
-        for count, batch in enumerate(batches, start=1):
-            for norm in norms:
-                # None is torch's own cumulative average, which instance norm does not know.
-                norm.momentum = None if isinstance(norm, _BatchNorm) else 1.0 / count
+        for count, batch in enumerate(batches, start=1):  # noqa: B007  (asked for after the loop)
             try:
                 call(model, batch)
             except TypeError as error:

@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pliant.compress.budgets.budget import Budget, one_budget
 from pliant.compress.calibrate import recalibrate_batchnorm
 from pliant.compress.compressor import Compressor, select_cut
 from pliant.compress.cut import Cut
+from pliant.compress.report import CompressionReport
+from pliant.compress.variance import match_variance
 from pliant.metrics.accuracy import eval_mode
-from pliant.metrics.size import size
+from pliant.metrics.footprint import footprint
+from pliant.metrics.latency import Latency
 from pliant.structure.norms import Example, call
-
-
-@dataclass(frozen=True)
-class CompressionReport:
-    """What a cut did.
-
-    Args:
-        compressor: class name.
-        fraction: fraction asked for, or None.
-        removed_fraction: share of the atoms that is gone.
-        parameters: counted on the realised model.
-        macs: counted on the realised model, on the example.
-        bytes: of the realised model.
-        nonzero: non-zero parameters of the realised model.
-        dense_parameters: before.
-        dense_macs: before.
-        predicted_parameters: what the cut said beforehand.
-        predicted_macs: what the cut said beforehand.
-        max_difference: largest absolute difference between the outputs of the truncated and the realised model on the
-            example, in evaluation mode.
-        relative_difference: the same divided by the largest absolute output.
-        recalibrated: whether running statistics were recomputed.
-        skipped: name -> why it was not cut.
-        left_dense: layer name -> why its removed atoms are zeros in a layer of the old size.
-    """
-
-    compressor: str
-    fraction: float | None
-    removed_fraction: float
-    parameters: int
-    macs: int
-    bytes: int
-    nonzero: int
-    dense_parameters: int
-    dense_macs: int
-    predicted_parameters: int
-    predicted_macs: int
-    max_difference: float
-    relative_difference: float
-    recalibrated: bool
-    skipped: Mapping[str, str]
-    left_dense: Mapping[str, str]
-
-    def __str__(self) -> str:
-        asked = "" if self.fraction is None else f", asked for {self.fraction:.1%}"
-        lines = [
-            f"{self.compressor}: {self.removed_fraction:.1%} of the atoms removed{asked}",
-            f"parameters  {self.dense_parameters:>14,} -> {self.parameters:>14,}",
-            f"MACs        {self.dense_macs:>14,} -> {self.macs:>14,}",
-            f"largest difference to the truncated model's outputs: {self.relative_difference:.2e} relative",
-        ]
-        lines += [f"left dense  {name}: {reason}" for name, reason in self.left_dense.items()]
-        lines += [f"skipped     {name}: {reason}" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -85,9 +35,13 @@ def compress(
     compressor: Compressor,
     fraction: float | None = None,
     *,
-    budget: object = None,
+    macs: float | None = None,
+    params: float | None = None,
+    budget: Budget | None = None,
     example: Example,
+    repair: Iterable[Example] | None = None,
     calibrate: Iterable[Example] | None = None,
+    latency: Latency | bool = False,
 ) -> Compressed:
     """Cut a model and make it physically smaller; the model given is left as it is.
 
@@ -95,35 +49,46 @@ def compress(
         model: the trained model.
         compressor: what is cut and how.
         fraction: share of the atoms to remove, 0 <= fraction < 1.
-        budget: not available yet.
+        macs: the most multiply-accumulates that the realised model may have, instead of a fraction: a float is a share
+            of those before the cut, 0 < macs <= 1, a whole number stands for itself.
+        params: the same for parameters.
+        budget: the same for any `Budget`, such as `Macs(0.5, ByFraction())` or `LatencyTarget(0.5, table)`.
         example: what the model can be called with; MACs are counted and outputs compared on it.
+        repair: batches of training inputs to give channels back their mean and spread with, in layers that no batch
+            norm follows (`match_variance`); None leaves them.
         calibrate: batches of training inputs to recompute running statistics with, after the cut; None leaves them.
+        latency: how to measure the time of a call before and after, or True for half a second each.
 
     Raises:
         TypeError: if `compressor` is no Compressor.
-        ValueError: if the fraction is out of range, or there is no batch to calibrate with.
+        BudgetError: if the budget cannot be met.
+        ValueError: if the fraction is out of range, not exactly one of fraction, macs, params and budget is given, or
+            there is no batch to repair or calibrate with.
     """
+    budget = one_budget(budget, macs=macs, params=params)
     cut = select_cut(compressor, model, fraction, budget=budget, example=example)
     truncated = compressor.truncate(model, cut)
+    if repair is not None:
+        truncated = match_variance(truncated, model, repair)
     if calibrate is not None:
         truncated = recalibrate_batchnorm(truncated, calibrate)
     realised = compressor.realise(truncated, cut)
+    how = Latency() if latency is True else latency or None
     difference, largest = output_difference(truncated, realised, example)
-    counted = size(realised, example)
+    removed = {name: total - cut.count(name) for name, total in cut.atoms.items()}
     report = CompressionReport(
         compressor=cut.compressor,
         fraction=cut.fraction,
-        removed_fraction=cut.removed_fraction,
-        parameters=counted.parameters,
-        macs=counted.macs,
-        bytes=counted.bytes,
-        nonzero=counted.nonzero,
-        dense_parameters=cut.dense_parameters,
-        dense_macs=cut.dense_macs,
+        atoms=sum(cut.atoms.values()),
+        removed=sum(removed.values()),
+        zeros=sum(removed.get(name, 0) for name in cut.left_dense),
+        before=footprint(model, example, latency=how),
+        after=footprint(realised, example, latency=how),
         predicted_parameters=cut.parameters,
         predicted_macs=cut.macs,
         max_difference=difference,
         relative_difference=difference / largest if largest > 0 else difference,
+        repaired=repair is not None,
         recalibrated=calibrate is not None,
         skipped=cut.skipped,
         left_dense=cut.left_dense,

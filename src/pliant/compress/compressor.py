@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pliant.compress.atoms import check_fraction
+from pliant.compress.budgets.budget import Budget
 from pliant.compress.cut import Cut, CutError
 from pliant.spec import from_spec, to_spec
 from pliant.structure.norms import Example
@@ -25,18 +26,19 @@ class Compressor(ABC):
 
     @abstractmethod
     def select(
-        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+        self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
         """Choose the atoms that stay.
 
         Args:
             model: the trained model.
             fraction: share of the atoms to remove, 0 <= fraction < 1. At least one atom of every layer stays.
-            budget: not available yet.
+            budget: the most that the model may cost after `realise`, such as `Macs(0.5)`, instead of a fraction.
             example: what the model can be called with: a tensor, or a sequence of positional arguments.
 
         Raises:
-            ValueError: if the fraction is out of range, or a budget is given.
+            BudgetError: if the budget cannot be met.
+            ValueError: if the fraction is out of range, or not exactly one of fraction and budget is given.
         """
 
     @abstractmethod
@@ -78,7 +80,7 @@ def options_of(compressor: Compressor) -> dict[str, Any]:
 
 
 def select_cut(
-    compressor: Compressor, model: nn.Module, fraction: float | None, *, budget: object = None, example: Example
+    compressor: Compressor, model: nn.Module, fraction: float | None, *, budget: Budget | None = None, example: Example
 ) -> Cut:
     """Let a compressor choose, and log a warning if it finds nothing in the model that it can cut.
 
@@ -88,20 +90,22 @@ def select_cut(
     if not isinstance(compressor, Compressor):
         raise TypeError(f"compressor must be a Compressor such as FilterPruning(), found {compressor!r}")
     cut = compressor.select(model, fraction, budget=budget, example=example)
-    if fraction and not cut.atoms:
+    if (fraction or budget) and not cut.atoms:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in cut.skipped.items()) or "it has no fitting layer"
         _LOG.warning("%s finds nothing to cut in this model, which stays whole (%s)", cut.compressor, reasons)
     return cut
 
 
-def check_request(fraction: float | None, budget: object) -> float | None:
-    """Check what `select` was asked for.
+def check_request(fraction: float | None, budget: Budget | None) -> float | None:
+    """Check what `select` was asked for, and return the fraction.
 
     Raises:
-        ValueError: if a budget is given, or the fraction is out of range.
+        ValueError: if the fraction is out of range, both are given, or `budget` is no budget.
     """
-    if budget is not None:
-        raise ValueError("budget is not available yet: use fraction")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"budget must be a Budget such as Macs(0.5), found {budget!r}")
+    if budget is not None and fraction is not None:
+        raise ValueError(f"fraction must be None when a budget is given, found fraction={fraction!r} and {budget}")
     return None if fraction is None else check_fraction(fraction)
 
 

@@ -43,7 +43,23 @@ def split_cost(layer: nn.Module, rank: int, inputs: int, outputs: int) -> tuple[
     return first + second, first * reads + second * outputs
 
 
-def split(layer: nn.Module, rank: int) -> nn.Sequential:
+def _of(index: int, name: str) -> property:
+    return property(lambda factors: getattr(factors[index], name))
+
+
+class Factors(nn.Sequential):
+    """Two plain layers in the place of one; the type tells that they are a decomposition.
+
+    Models that read numbers off a layer find here those of the layer that was replaced.
+    """
+
+    in_features, out_features = _of(0, "in_features"), _of(1, "out_features")
+    in_channels, out_channels, groups = _of(0, "in_channels"), _of(1, "out_channels"), _of(0, "groups")
+    kernel_size, stride, padding = _of(0, "kernel_size"), _of(0, "stride"), _of(0, "padding")
+    dilation, padding_mode = _of(0, "dilation"), _of(0, "padding_mode")
+
+
+def split(layer: nn.Module, rank: int) -> Factors:
     """Return two plain layers, one after the other, with the function of `truncate_weight` at this rank.
 
     A convolution becomes the same convolution to `rank` channels per group and a 1x1 convolution with the old bias; a
@@ -51,34 +67,45 @@ def split(layer: nn.Module, rank: int) -> nn.Sequential:
     """
     left, values, right = _decompose(_matrices(layer))
     root = values[..., :rank].sqrt()
-    first = _first(layer, rank)
-    second = _second(layer, rank)
-    _fill(first, root[..., None] * right[..., :rank, :], layer)
-    _fill(second, left[..., :rank] * root[..., None, :], layer)
-    _move_bias(layer, second)
-    return nn.Sequential(first, second).train(layer.training)
+    factors = blank_factors(layer, rank)
+    _fill(factors[0], root[..., None] * right[..., :rank, :], layer)
+    _fill(factors[1], left[..., :rank] * root[..., None, :], layer)
+    _move_bias(layer, factors[1])
+    return factors.train(layer.training)
 
 
-def _first(layer: nn.Module, rank: int) -> nn.Module:
+def blank_factors(layer: nn.Module, rank: int) -> Factors:
+    """Return the two layers without values, on the meta device."""
+    outputs, inputs, groups = widths(layer)
+    biased = layer.bias is not None
+    first = blank_like(layer, rank * groups, inputs, groups, bias=False)
     if isinstance(layer, nn.Linear):
-        return _blank(nn.Linear, layer, layer.in_features, rank, bias=False)
+        return Factors(first, _blank(nn.Linear, layer, rank, outputs, bias=biased))
+    pointwise = CONVOLUTIONS[layer.get_parameter("weight").ndim - 3]
+    second = _blank(pointwise, layer, rank * groups, outputs, kernel_size=1, groups=groups, bias=biased)
+    return Factors(first, second)
+
+
+def blank_like(layer: nn.Module, outputs: int, inputs: int, groups: int, *, bias: bool) -> nn.Module:
+    """Return the same layer with other numbers of channels, without values, on the meta device."""
+    if isinstance(layer, nn.Linear):
+        return _blank(nn.Linear, layer, inputs, outputs, bias=bias)
     options = {name: getattr(layer, name) for name in _OPTIONS}
     if isinstance(layer, TRANSPOSED):
         options["output_padding"] = layer.output_padding
-    channels = rank * options["groups"]
-    return _blank(type(layer), layer, layer.in_channels, channels, bias=False, **options)
+    return _blank(type(layer), layer, inputs, outputs, groups=groups, bias=bias, **options)
 
 
-def _second(layer: nn.Module, rank: int) -> nn.Module:
-    has_bias = layer.bias is not None
+def widths(layer: nn.Module) -> tuple[int, int, int]:
+    """Return the outputs, inputs and groups of a convolution or linear layer."""
     if isinstance(layer, nn.Linear):
-        return _blank(nn.Linear, layer, rank, layer.out_features, bias=has_bias)
-    pointwise = CONVOLUTIONS[layer.get_parameter("weight").ndim - 3]
-    groups = int(getattr(layer, "groups", 1))
-    return _blank(pointwise, layer, rank * groups, layer.out_channels, kernel_size=1, groups=groups, bias=has_bias)
+        return layer.out_features, layer.in_features, 1
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
+        return layer.out_channels, layer.in_channels, layer.groups
+    raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
 
 
-_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 
 def _blank(kind: type[nn.Module], like: nn.Module, *sizes: object, **options: object) -> nn.Module:

@@ -1,209 +1,167 @@
-"""FilterPruning: whole output channels go."""
+"""FilterPruning: whole channels go, with everything that makes and reads them."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pliant.compress.atom_scores import atom_scores
 from pliant.compress.atoms import PerLayer, Scope
-from pliant.compress.candidates import Layers, check_ignore, find_candidates
-from pliant.compress.chains import find_chains
-from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
-from pliant.compress.cut import Cut, CutError, Link, Role
-from pliant.compress.probe import Probe, probe
-from pliant.compress.scores import GroupNorm, Score, channels_of
-from pliant.compress.surgery import keep_inputs, keep_norm, keep_outputs, zero_norm, zero_outputs
-from pliant.metrics.size import count_macs
+from pliant.compress.budgets import Budget
+from pliant.compress.budgets.scene import Scene
+from pliant.compress.budgets.solve import solve
+from pliant.compress.candidates import Layers, check_ignore
+from pliant.compress.channel_choice import choose
+from pliant.compress.channel_survey import ChannelSurvey
+from pliant.compress.compressor import Compressor, check_request, options_of
+from pliant.compress.cut import Cut, CutError
+from pliant.compress.predict import predicted_macs
+from pliant.compress.probe import probe
+from pliant.compress.scores import GroupNorm, Score
+from pliant.compress.slices import check_groups, remove_slices, tensors_of, zero_slices
 from pliant.spec import register
-from pliant.structure.matricise import PRUNABLE, axes_of
+from pliant.structure.channels import ChannelGroup
+from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, norm_after
 
 
 @register
 @dataclass(frozen=True)
 class FilterPruning(Compressor):
-    """Remove output channels: filters of convolutions, rows of linear layers.
+    """Remove channels: filters of convolutions, rows of linear layers, heads of attention.
 
-    An atom is the filter with its bias and with its scale and shift in the batch or instance norm that directly
-    follows, so that a removed channel is exactly zero behind the norm. `realise` takes channels out where they reach
-    one next layer through norm, activations that map zero to zero, pools, dropout and flatten; elsewhere (residual
-    sums, concatenation, grouped convolutions, ...) the zeros stay, and the cut's `left_dense` says why.
+    An atom is a channel in every layer that must lose it together: the filters that make it (several where residual
+    sums tie layers), their biases, scales, shifts and statistics in norm layers, and the columns of the layers that
+    read it. `truncate` zeroes all of these, so that a removed channel influences nothing; `realise` takes them out.
+    A channel that cannot be taken out exactly is never removed: the cut's `skipped` says why.
 
     Args:
-        score: what makes a filter worth keeping. The default weighs the whole atom, which survived most cuts best in
+        score: what makes an atom worth keeping. The default weighs the whole atom, which survived most cuts best in
             `results/fashion-mnist/scores.md`; the published code takes `L1()`.
-        scope: over what the filters compete. Under `Global` each layer's scores count in units of their root mean
+        scope: over what the atoms compete. Under `Global` each group's scores count in units of their root mean
             square.
-        layers: which kinds of layers are cut; by default the convolutions (shortcuts and first layer included), or the
-            linear layers of a model without convolutions. Output layers never are.
-        ignore: patterns of layer names to leave whole, such as ("stages.0.*",).
+        layers: which kinds of layers are cut; by default convolutions (shortcuts and first layer included), or linear
+            layers and attention heads where no convolution can be cut. Output layers never are.
+        ignore: patterns of layer names to leave whole, such as ("stages.0.*",). What loses channels together with such
+            a layer stays whole too.
+        round_to: keep a multiple of so many channels in each group, rounded up, where its atoms allow.
+        strict: refuse a model in which a layer of the kinds asked for, output layers apart, cannot be cut.
 
     Raises:
-        ValueError: if `ignore` is not a tuple of patterns.
+        ValueError: if `ignore` is not a tuple of patterns, or `round_to` not a count of at least 1.
     """
 
     score: Score = field(default_factory=GroupNorm)
     scope: Scope = field(default_factory=PerLayer)
     layers: Layers = Layers.AUTO
     ignore: tuple[str, ...] = ()
+    round_to: int = 1
+    strict: bool = False
 
     def __post_init__(self) -> None:
         check_ignore(self.ignore)
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise ValueError(f"round_to must be a count of at least 1, found {self.round_to!r}")
 
     def select(
-        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+        self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
+        """Choose the channels that stay; see `Compressor.select`.
+
+        Raises:
+            CutError: under `strict`, naming every layer that cannot be cut.
+            BudgetError: if the budget cannot be met.
+            ValueError: if the fraction is out of range, or not exactly one of fraction and budget is given, or weights
+                are not finite.
+        """
         fraction = check_request(fraction, budget)
-        if fraction is None:
-            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of filters to remove")
-        seen = probe(model, example)
-        found = find_candidates(model, seen, self.layers, self.ignore)
-        norms = _norms(model, found.layers, seen, example)
-        scores = [_relative(self._scores(model, name, norms.get(name))) for name in found.layers]
-        masks = self.scope.removed(scores, fraction)
-        kept = {
-            name: tuple((~mask).nonzero().flatten().tolist()) for name, mask in zip(found.layers, masks, strict=True)
-        }
-        inputs, refused = find_chains(model, list(found.layers), norms, seen, example)
-        parameters = sum(p.numel() for p in model.parameters())
-        macs = count_macs(model, example)
+        if fraction is None and budget is None:
+            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of channels to remove; or a budget")
+        survey = self.survey(model, example)
+        if budget is None:
+            counts = survey.shares(fraction or 0.0)
+        else:
+            orders = dict(enumerate(survey.orders))
+            scene = Scene(model, example, probe(model, example), survey.knobs, orders, shares=survey.shares)
+            counts = solve(scene, budget, lambda counts: _without(model, survey.groups, survey.kept(counts)))
+        return self.cut_to(model, survey, counts, fraction, example)
+
+    def survey(self, model: nn.Module, example: Example) -> ChannelSurvey:
+        """Find and score the channels that can be cut."""
+        groups, skipped = choose(model, example, kind=self.layers, ignore=self.ignore, strict=self.strict)
+        norms = norm_after(model, example)
+        scores = [atom_scores(model, group, norms, self.score) for group in groups]
+        return ChannelSurvey(groups, skipped, scores, self.scope, self.round_to)
+
+    def cut_to(
+        self,
+        model: nn.Module,
+        survey: ChannelSurvey,
+        counts: Sequence[int],
+        fraction: float | None,
+        example: Example,
+    ) -> Cut:
+        """Return the cut that leaves so many atoms of each group.
+
+        Args:
+            model: the model.
+            survey: of its channels.
+            counts: how many atoms stay, per group.
+            fraction: to be noted in the cut.
+            example: what the model can be called with.
+        """
         cut = Cut(
             compressor=type(self).__name__,
             options=options_of(self),
             fraction=fraction,
-            atoms={name: len(s) for name, s in zip(found.layers, scores, strict=True)},
-            kept=kept,
-            links={name: _links(name, norms, inputs) for name in found.layers if name in norms or name in inputs},
-            skipped=found.skipped,
-            left_dense=refused,
+            atoms={group.name: group.atoms for group in survey.groups},
+            kept=survey.kept(counts),
+            groups={group.name: group for group in survey.groups},
+            skipped=survey.skipped,
+            dense_parameters=sum(p.numel() for p in model.parameters()),
+            dense_macs=predicted_macs(model, example),
         )
-        fewer, cheaper = _savings(model, cut, seen)
-        return _with_size(cut, parameters, macs, fewer, cheaper)
+        return self._with_size(model, cut, example)
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
-        self._check(model, cut)
-        copied = copy.deepcopy(model)
-        for name in cut.reduced():
-            layer = copied.get_submodule(name)
-            removed = _removed(cut, name).to(layer.get_parameter("weight").device)
-            zero_outputs(layer, removed)
-            for link in cut.links.get(name, ()):
-                if link.role is Role.NORM:
-                    zero_norm(copied.get_submodule(link.module), removed)
+        groups, kept = self._check(model, cut)
+        copied = fresh_copy(model)
+        zero_slices(copied, groups, kept)
         return copied
 
     def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
-        smaller = self.truncate(model, cut)
-        for name in cut.reduced():
-            if name in cut.left_dense:
-                continue
-            kept = torch.tensor(_indices(cut, name))
-            keep_outputs(smaller.get_submodule(name), kept)
-            for link in cut.links[name]:
-                module = smaller.get_submodule(link.module)
-                if link.role is Role.NORM:
-                    keep_norm(module, kept)
-                else:
-                    keep_inputs(module, _blocks(kept, link.block))
-        return smaller
+        groups, kept = self._check(model, cut)
+        return _without(model, groups, kept)
 
-    def _scores(self, model: nn.Module, name: str, norm: str | None) -> Tensor:
-        channels = channels_of(model.get_submodule(name), None if norm is None else model.get_submodule(norm))
-        scores = self.score.of(channels).cpu()
-        if not torch.isfinite(scores).all():
-            raise ValueError(f"the scores of {name!r} must be finite, found infinite or NaN: repair the model")
-        return scores
+    def _with_size(self, model: nn.Module, cut: Cut, example: Example) -> Cut:
+        if not cut.reduced():
+            return replace(cut, parameters=cut.dense_parameters, macs=cut.dense_macs)
+        slices = cut.removed_slices()
+        names = {name for name, _ in model.named_parameters()}
+        left = 0
+        for name, tensor in tensors_of(model).items():
+            shape = list(tensor.shape)
+            for dim, removed in slices.get(name, ()):
+                shape[dim] -= len(removed)
+            left += math.prod(shape) if name in names else 0
+        return replace(cut, parameters=left, macs=predicted_macs(self.realise(model, cut), example))
 
-    def _check(self, model: nn.Module, cut: Cut) -> None:
-        modules = dict(model.named_modules())
-        check_fits(self, cut, {name: _channels(modules.get(name)) for name in cut.atoms})
-        for name, links in cut.links.items():
-            for link in links:
-                if _width(modules.get(link.module), link.role) != cut.atoms[name] * link.block:
-                    raise CutError(f"layer {name!r}: {link.module!r} does not take its {cut.atoms[name]} channels")
+    def _check(self, model: nn.Module, cut: Cut) -> tuple[list[ChannelGroup], Mapping[str, Sequence[int]]]:
+        if cut.compressor != type(self).__name__:
+            raise CutError(f"the cut was made by {cut.compressor}, it cannot be applied by {type(self).__name__}")
+        for name, atoms in cut.atoms.items():
+            if name not in cut.groups or cut.groups[name].atoms != atoms:
+                raise CutError(f"layer {name!r}: the cut does not say which slices make its {atoms} atoms")
+        kept = {name: cut.listed(name) for name in cut.atoms}
+        groups = list(cut.groups.values())
+        check_groups(model, groups, kept)
+        return groups, kept
 
 
-def _norms(model: nn.Module, layers: Mapping[str, nn.Module], seen: Probe, example: Example) -> dict[str, str]:
-    pairs = norm_after(model, example)
-    # Behind a linear layer on sequences, a norm's channels are not the layer's features.
-    flat = {n for n, m in layers.items() if not isinstance(m, nn.Linear) or seen.uses[n].ndim == 2}
-    return {name: norm for name, norm in pairs.items() if name in layers and name in flat}
-
-
-def _links(name: str, norms: Mapping[str, str], inputs: Mapping[str, Link]) -> tuple[Link, ...]:
-    norm = (Link(norms[name], Role.NORM),) if name in norms else ()
-    return (*norm, inputs[name]) if name in inputs else norm
-
-
-def _relative(scores: Tensor) -> Tensor:
-    mean = scores.square().mean().sqrt()
-    return scores / mean if mean > 0 else scores
-
-
-def _indices(cut: Cut, name: str) -> tuple[int, ...]:
-    kept = cut.kept[name]
-    if isinstance(kept, int):
-        raise CutError(f"layer {name!r}: the cut must list the filters that stay, found their number {kept}")
-    return kept
-
-
-def _removed(cut: Cut, name: str) -> Tensor:
-    mask = torch.ones(cut.atoms[name], dtype=torch.bool)
-    mask[list(_indices(cut, name))] = False
-    return mask.nonzero().flatten()
-
-
-def _blocks(kept: Tensor, block: int) -> Tensor:
-    return (kept[:, None] * block + torch.arange(block)).flatten()
-
-
-def _channels(layer: nn.Module | None) -> int | None:
-    if not isinstance(layer, PRUNABLE) or "weight" not in dict(layer.named_parameters(recurse=False)):
-        return None
-    return axes_of(layer, "weight").channels(layer.get_parameter("weight").shape)
-
-
-def _width(module: nn.Module | None, role: Role) -> int | None:
-    names = ("num_features",) if role is Role.NORM else ("in_features", "in_channels")
-    return next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
-
-
-def _savings(model: nn.Module, cut: Cut, seen: Probe) -> tuple[int, int]:
-    """Return the parameters and MACs that `realise` saves."""
-    outputs: dict[str, int] = {}
-    inputs: dict[str, int] = {}
-    parameters = macs = 0
-    for name in cut.reduced():
-        if name in cut.left_dense:
-            continue
-        gone = cut.atoms[name] - cut.count(name)
-        outputs[name] = gone
-        vectors = [name, *(link.module for link in cut.links[name] if link.role is Role.NORM)]
-        for vector in vectors:
-            own = model.get_submodule(vector).named_parameters(recurse=False)
-            parameters += sum(gone for _, p in own if p.ndim == 1)
-        inputs |= {link.module: gone * link.block for link in cut.links[name] if link.role is Role.INPUT}
-    for name in outputs.keys() | inputs.keys():
-        layer = model.get_submodule(name)
-        wide, high = _inputs(layer), _channels(layer) or 1
-        entries = layer.get_parameter("weight").numel()
-        left = entries // (wide * high) * (wide - inputs.get(name, 0)) * (high - outputs.get(name, 0))
-        parameters += entries - left
-        macs += (entries - left) * seen.uses[name].entry_uses(layer)
-    return parameters, macs
-
-
-def _inputs(layer: nn.Module) -> int:
-    """Return the inputs of each output channel."""
-    width = _width(layer, Role.INPUT) or 1
-    return width // int(getattr(layer, "groups", 1))
-
-
-def _with_size(cut: Cut, parameters: int, macs: int, fewer: int, cheaper: int) -> Cut:
-    return replace(
-        cut, parameters=parameters - fewer, macs=macs - cheaper, dense_parameters=parameters, dense_macs=macs
-    )
+def _without(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    copied = fresh_copy(model)
+    remove_slices(copied, groups, kept)
+    return copied

@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from pliant.compress.atoms import PerLayer
-from pliant.compress.candidates import Layers, check_ignore, find_candidates
+from pliant.compress.budgets import Budget
+from pliant.compress.budgets.knobs import rank_knob
+from pliant.compress.budgets.problem import Knob
+from pliant.compress.budgets.scene import Scene
+from pliant.compress.budgets.solve import solve
+from pliant.compress.candidates import Candidates, Layers, check_ignore, find_candidates
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
-from pliant.compress.factor import rank_of, spectrum, split, split_cost, truncate_weight
-from pliant.compress.probe import Probe, Use, probe
+from pliant.compress.factor import Factors, rank_of, spectrum, split, split_cost, truncate_weight
+from pliant.compress.probe import Probe, probe
 from pliant.compress.ranks import EqualFraction, RankRule
 from pliant.compress.surgery import replace
 from pliant.metrics.size import count_macs
@@ -52,36 +58,72 @@ class LowRank(Compressor):
         check_ignore(self.ignore)
 
     def select(
-        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+        self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
         fraction = check_request(fraction, budget)
         seen = probe(model, example)
-        found = find_candidates(model, seen, self.layers, self.ignore)
-        layers, skipped = dict(found.layers), dict(found.skipped)
-        for name, layer in found.layers.items():
-            reason = _refusal(model, name, layer, seen.uses[name])
-            if reason is not None:
-                skipped[name] = reason
-                del layers[name]
-        ranks = self.rule.ranks([spectrum(layer) for layer in layers.values()], fraction, self.minimum)
-        kept = dict(zip(layers, ranks, strict=True))
-        atoms = {name: rank_of(layer) for name, layer in layers.items()}
-        left_dense, fewer, cheaper = _outcome(layers, kept, atoms, seen)
+        found = self.candidates(model, seen)
+        spectra = {name: spectrum(layer) for name, layer in found.layers.items()}
+        if budget is None:
+            ranks = self.rule.ranks(list(spectra.values()), fraction, self.minimum)
+        else:
+            numbers = {name: index for index, name in enumerate(spectra)}
+            shares = partial(self.shares, spectra)
+            ranks = solve(Scene(model, example, seen, self.knobs(spectra), ranks=numbers, shares=shares), budget)
+        kept = dict(zip(spectra, ranks, strict=True))
+        return self._cut(model, found, kept, seen=seen, fraction=fraction, example=example)
+
+    def _cut(
+        self,
+        model: nn.Module,
+        found: Candidates,
+        kept: Mapping[str, int],
+        *,
+        seen: Probe,
+        fraction: float | None,
+        example: Example,
+    ) -> Cut:
+        left_dense, fewer, cheaper = _outcome(found.layers, kept, seen)
         parameters = sum(p.numel() for p in model.parameters())
         macs = count_macs(model, example)
         return Cut(
             compressor=type(self).__name__,
             options=options_of(self),
             fraction=fraction,
-            atoms=atoms,
+            atoms={name: rank_of(layer) for name, layer in found.layers.items()},
             kept=kept,
-            skipped=skipped,
+            skipped=found.skipped,
             left_dense=left_dense,
             parameters=parameters - fewer,
             macs=macs - cheaper,
             dense_parameters=parameters,
             dense_macs=macs,
         )
+
+    def candidates(self, model: nn.Module, seen: Probe) -> Candidates:
+        """Return the layers that can be decomposed, and the others with the reason."""
+        found = find_candidates(model, seen, self.layers, self.ignore)
+        refused = {name: _refusal(model, name, layer, seen) for name, layer in found.layers.items()}
+        return Candidates(
+            layers={name: layer for name, layer in found.layers.items() if refused[name] is None},
+            skipped=dict(found.skipped) | {name: reason for name, reason in refused.items() if reason is not None},
+        )
+
+    def knobs(self, spectra: Mapping[str, Tensor]) -> list[Knob]:
+        """Return the layers as knobs of a budget.
+
+        Args:
+            spectra: layer name -> singular values, descending, shape (groups, n).
+
+        Raises:
+            ValueError: if the rule has a level of its own.
+        """
+        self.shares(spectra, 0.0)
+        return [rank_knob(name, values, self.minimum) for name, values in spectra.items()]
+
+    def shares(self, spectra: Mapping[str, Tensor], fraction: float) -> list[int]:
+        """Return the rank of each layer at a fraction."""
+        return self.rule.ranks(list(spectra.values()), fraction, self.minimum)
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         self._check(model, cut)
@@ -115,33 +157,35 @@ def _atoms(layer: nn.Module | None) -> int | None:
     return rank_of(layer)
 
 
-def _refusal(model: nn.Module, name: str, layer: nn.Module, use: Use) -> str | None:
+def _refusal(model: nn.Module, name: str, layer: nn.Module, seen: Probe) -> str | None:
     parent = model.get_submodule(name.rpartition(".")[0])
-    if rank_of(layer) == 1:
-        return "its matrices have rank 1 already"
-    if not use.plain:
-        return "it is called with more than one argument, which two layers in its place could not take"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:  # noqa: SLF001  (no public way to ask)
-        return "it has hooks, which a replacement would lose"
-    if isinstance(parent, nn.TransformerEncoderLayer):
-        return "nn.TransformerEncoderLayer reads its weight directly"
-    return None
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks  # noqa: SLF001  (no public way to ask)
+    checks = (
+        (isinstance(parent, Factors), "it is a factor of a layer that was decomposed"),
+        (rank_of(layer) == 1, "its matrices have rank 1 already"),
+        (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
+        (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
+        (bool(hooked), "it has hooks, which a replacement would lose"),
+        (isinstance(parent, nn.TransformerEncoderLayer), "nn.TransformerEncoderLayer reads its weight directly"),
+    )
+    return next((reason for holds, reason in checks if holds), None)
 
 
-def _outcome(
-    layers: Mapping[str, nn.Module], kept: Mapping[str, int], atoms: Mapping[str, int], seen: Probe
-) -> tuple[dict[str, str], int, int]:
+_TWO = "which two layers in its place"
+
+
+def _outcome(layers: Mapping[str, nn.Module], kept: Mapping[str, int], seen: Probe) -> tuple[dict[str, str], int, int]:
     """Return the layers where a split does not pay, and the parameters and MACs that the others save."""
     left_dense: dict[str, str] = {}
     fewer = cheaper = 0
     for name, layer in layers.items():
-        use, entries = seen.uses[name], layer.get_parameter("weight").numel()
+        use, entries, atoms = seen.uses[name], layer.get_parameter("weight").numel(), rank_of(layer)
         macs = entries * use.entry_uses(layer)
         parameters, new_macs = split_cost(layer, kept[name], use.inputs, use.outputs)
-        if kept[name] == atoms[name]:
+        if kept[name] == atoms:
             continue
         if parameters < entries and new_macs < macs:
             fewer, cheaper = fewer + entries - parameters, cheaper + macs - new_macs
         else:
-            left_dense[name] = f"rank {kept[name]} of {atoms[name]} in two layers would not cost less"
+            left_dense[name] = f"rank {kept[name]} of {atoms} in two layers would not cost less"
     return left_dense, fewer, cheaper

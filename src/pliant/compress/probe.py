@@ -45,10 +45,12 @@ class Probe:
     Args:
         uses: qualified name of each convolution or linear layer that was called -> how.
         heads: names of the output layers: no other layer stands between them and the model's output.
+        read: names of the layers whose weight or bias is read outside their own forward.
     """
 
     uses: Mapping[str, Use]
     heads: frozenset[str]
+    read: frozenset[str] = frozenset()
 
 
 def probe(model: nn.Module, example: Example) -> Probe:
@@ -67,12 +69,35 @@ def probe(model: nn.Module, example: Example) -> Probe:
             parameter.requires_grad_()
     uses: dict[str, Use] = {}
     emitted: list[tuple[str, Tensor, Any]] = []
+    reads: dict[str, _Reads] = {}
     for name, module in twin.named_modules():
         if isinstance(module, PRUNABLE):
+            reads[name] = _Reads.of(module)
             module.register_forward_hook(_recorder(name, uses, emitted), with_kwargs=True)
     with torch.enable_grad():
         outputs = [t for t in pytree.tree_leaves(call(twin, example)) if isinstance(t, Tensor)]
-    return Probe(uses, _heads(outputs, emitted))
+    read = frozenset(name for name, found in reads.items() if found.foreign)
+    return Probe(uses, _heads(outputs, emitted), read)
+
+
+class _Reads(dict[str, Any]):
+    """The parameters of a module, which notices when somebody else than the module's own forward asks for one."""
+
+    running = False
+    foreign = False
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (as dict has it)
+        self.foreign |= not self.running
+        return super().__getitem__(name)
+
+    @staticmethod
+    def of(module: nn.Module) -> _Reads:
+        """Watch a module, for good."""
+        reads = _Reads(module._parameters)  # noqa: SLF001  (attributes of parameters come from there)
+        module._parameters = reads  # noqa: SLF001  (as above)
+        module.register_forward_pre_hook(lambda *_: setattr(reads, "running", True))
+        module.register_forward_hook(lambda *_: setattr(reads, "running", False))
+        return reads
 
 
 def _recorder(name: str, uses: dict[str, Use], emitted: list[tuple[str, Tensor, Any]]) -> Any:  # noqa: ANN401 (hook)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pliant.spec import register
-from pliant.structure.matricise import axes_of
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,10 @@ class Channels:
     deviation: Tensor | None = None
 
 
-def channels_of(layer: nn.Module, norm: nn.Module | None) -> Channels:
-    """Read the channels of a convolution or linear layer and of the norm layer behind it, in float32 or float64."""
-    weight = layer.get_parameter("weight")
-    axes = axes_of(layer, "weight")
-    own = _tensors(layer)
-    filters = axes.to_matrices(_upcast(weight)).flatten(0, 1)
-    if norm is None:
-        return Channels(filters, own.get("bias"))
-    found = _tensors(norm)
-    variance = found.get("running_var")
-    deviation = None if variance is None else (variance + getattr(norm, "eps", 0.0)).sqrt()
-    return Channels(filters, own.get("bias"), True, found.get("weight"), found.get("bias"), deviation)
-
-
 class Score(ABC):
-    """A score per output channel; the channels of smallest score are removed first."""
+    """A score per output channel; the atoms of smallest score are removed first."""
+
+    power: ClassVar[float] = 2.0  # an atom of several channels scores (sum of their scores ** power) ** (1 / power)
 
     @abstractmethod
     def of(self, channels: Channels) -> Tensor:
@@ -63,6 +51,8 @@ class L1(Score):
 
     Reference: Li et al. 2017, "Pruning filters for efficient ConvNets".
     """
+
+    power: ClassVar[float] = 1.0
 
     def of(self, channels: Channels) -> Tensor:
         return channels.filters.abs().sum(1)
@@ -120,16 +110,6 @@ class Folded(Score):
 def _lengths(rows: Tensor) -> Tensor:
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return lengths
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-    return {name: _upcast(tensor) for name, tensor in named}
-
-
-def _upcast(x: Tensor) -> Tensor:
-    x = x.detach()
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -1,28 +1,30 @@
-"""Save and load a compressed model: JSON and safetensors, no pickle."""
+"""save and load: a compressed model as a folder of JSON and safetensors, without pickle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from pliant import atomic
 from pliant.compress.compressed import Compressed
 from pliant.compress.compressor import compressor_of
 from pliant.compress.cut import Cut
+from pliant.compress.manifest import Manifest, read_manifest
+from pliant.compress.tensor_file import StoreError, TensorFile, code_of
 
 CUT_FILE = "cut.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class StoreError(ValueError):
-    """A folder that does not hold a compressed model, or not of this architecture."""
-
-
 def save(compressed: Compressed, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write `cut.json` and `model.safetensors`, from which `load` rebuilds the model.
+
+    `cut.json` holds the cut, and SHA-256 hashes of the weights file and of its names, types and shapes. Both files are
+    complete on the disk before they get their names, and a save that fails leaves what was there. Of tensors that are
+    shared (tied weights), one is written; buffers that are not persistent are the factory's to make.
 
     Args:
         compressed: what `compress` returned.
@@ -31,18 +33,26 @@ def save(compressed: Compressed, folder: str | Path, *, overwrite: bool = False)
 
     Raises:
         FileExistsError: if the folder holds one of the files, unless `overwrite`.
+        StoreError: if the model has state that safetensors cannot hold.
     """
     folder = Path(folder)
     taken = [name for name in (CUT_FILE, WEIGHTS_FILE) if (folder / name).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{folder} holds {', '.join(taken)} already; overwrite=True replaces them")
+    tensors = _separate(own_tensors(compressed.model))
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(compressed.model, str(folder / WEIGHTS_FILE))
-    (folder / CUT_FILE).write_text(compressed.cut.to_json() + "\n", encoding="utf-8")
+    with atomic.replacing([folder / WEIGHTS_FILE, folder / CUT_FILE]) as (weights, cut):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        manifest = Manifest.of(compressed.cut, TensorFile.read(weights), temporary_buffers(compressed.model))
+        cut.write_text(manifest.to_json() + "\n", encoding="utf-8")
 
 
 def load(folder: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     """Rebuild a compressed model: the factory's model, cut as before, with the saved weights.
+
+    Both files are checked, hashes included, before the factory is called; afterwards every name, type and shape is
+    compared with the realised model before a weight is read. Nothing in the folder can run code. The hashes find
+    damage; they do not say who wrote the files.
 
     Args:
         folder: where `save` wrote.
@@ -50,31 +60,90 @@ def load(folder: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Modul
 
     Raises:
         StoreError: if a file is missing, damaged, or does not fit the factory's model.
-        CutError: if `cut.json` is no cut, or not one for the factory's model.
+        CutError: if `cut.json` holds no cut, or not one for the factory's model.
     """
-    folder = Path(folder)
-    cut = Cut.from_json(_read_text(folder / CUT_FILE))
-    compressor = compressor_of(cut)
-    weights = folder / WEIGHTS_FILE
-    _check_weights(weights)
-    model = compressor.realise(model_factory(), cut)
-    try:
-        load_model(model, str(weights))
-    except RuntimeError as error:
-        raise StoreError(f"{weights} does not fit the factory's model: {error}") from error
+    weights = Path(folder) / WEIGHTS_FILE
+    manifest = read_manifest(Path(folder) / CUT_FILE)
+    compressor = compressor_of(manifest.cut)
+    file = TensorFile.read(weights)
+    manifest.check_weights(file)
+    model = compressor.realise(model_factory(), manifest.cut)
+    _check_fits(model, file)
+    manifest.check_buffers(temporary_buffers(model))
+    _fill(model, file)
     return model
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} must be a cut written by save: {error}") from error
+def read_cut(folder: str | Path) -> Cut:
+    """Read the cut of a saved model; nothing but data is built.
+
+    Args:
+        folder: where `save` wrote.
+
+    Raises:
+        StoreError: if `cut.json` is missing or damaged.
+        CutError: if it holds no cut.
+    """
+    return read_manifest(Path(folder) / CUT_FILE).cut
 
 
-def _check_weights(path: Path) -> None:
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's persistent state by name; a tensor with several names (tied weights) comes once, by its first.
+
+    Raises:
+        StoreError: if the state holds something other than tensors.
+    """
+    state = model.state_dict(keep_vars=True)
+    return {name: state[name] for name, first in _first_names(state).items() if name == first}
+
+
+def _first_names(state: Mapping[str, object]) -> dict[str, str]:
+    """Return for every name of a state the first name of the same tensor."""
+    first: dict[int, str] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise StoreError(f"{name!r} of the model's state must be a tensor, found a {type(value).__name__}")
+        first.setdefault(id(value), name)
+    return {name: first[id(value)] for name, value in state.items()}
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors of which no two share memory; the format cannot hold views of one storage."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        code_of(tensor, name)
+        plain = tensor.detach().contiguous()
+        address = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if address in seen else plain
+        seen.add(address)
+    return found
+
+
+def temporary_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that are not part of a model's saved state, by name."""
+    saved = {id(value) for value in model.state_dict(keep_vars=True).values()}
+    return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
+
+
+def _check_fits(model: nn.Module, file: TensorFile) -> None:
+    expected = {name: code_of(tensor, name) for name, tensor in own_tensors(model).items()}
+    for name in sorted(expected.keys() | file.tensors.keys()):
+        have, want = file.tensors.get(name), expected.get(name)
+        if have == want:
+            continue
+        found = "nothing of that name" if have is None else f"{have[0]} of shape {list(have[1])}"
+        needed = "does not have" if want is None else f"has as {want[0]} of shape {list(want[1])}"
+        raise StoreError(
+            f"{file.path} does not fit the factory's model: {name!r}, which the cut model {needed}, is {found} in the "
+            "file; the factory must make the very model that was cut, in its type"
+        )
+
+
+def _fill(model: nn.Module, file: TensorFile) -> None:
+    first = _first_names(model.state_dict(keep_vars=True))
+    tensors = dict(file.load())
     try:
-        with safe_open(str(path), framework="pt") as file:
-            file.keys()
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} must be weights written by save: {error}") from error
+        model.load_state_dict({name: tensors[known] for name, known in first.items()})
+    except RuntimeError as error:
+        raise StoreError(f"{file.path} does not fit the factory's model: {error}") from error

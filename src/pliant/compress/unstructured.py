@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.compress.atoms import Global, Scope, lowest
+from pliant.compress.budgets import Budget
 from pliant.compress.candidates import check_ignore, matches
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
@@ -45,9 +46,13 @@ class UnstructuredPruning(Compressor):
         check_ignore(self.ignore)
 
     def select(
-        self, model: nn.Module, fraction: float | None = None, *, budget: object = None, example: Example
+        self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
         fraction = check_request(fraction, budget)
+        if budget is not None:
+            raise ValueError(
+                f"single weights must be cut by a fraction: zeros in dense tensors save nothing of {budget}"
+            )
         if fraction is None:
             raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
         refuse_compiled(model)

@@ -1,7 +1,26 @@
-"""What is measured: accuracy and loss, parameters and MACs, distances in weight space."""
+"""What is measured: accuracy and loss, parameters, MACs, bytes, activations and latency, distances in weight space."""
 
 from pliant.metrics.accuracy import accuracy, eval_mode, evaluate_loss
+from pliant.metrics.activations import ActivationMemory, activation_memory
+from pliant.metrics.footprint import Footprint, LayerSize, footprint
 from pliant.metrics.geometry import relative_distance
+from pliant.metrics.latency import Latency, Timing, latency
 from pliant.metrics.size import Size, count_macs, size
 
-__all__ = ["Size", "accuracy", "count_macs", "eval_mode", "evaluate_loss", "relative_distance", "size"]
+__all__ = [
+    "ActivationMemory",
+    "Footprint",
+    "Latency",
+    "LayerSize",
+    "Size",
+    "Timing",
+    "accuracy",
+    "activation_memory",
+    "count_macs",
+    "eval_mode",
+    "evaluate_loss",
+    "footprint",
+    "latency",
+    "relative_distance",
+    "size",
+]

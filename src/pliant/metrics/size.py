@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -11,6 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.metrics.accuracy import eval_mode
+from pliant.metrics.activations import plain_attention
+from pliant.metrics.modules import split_by_module
+from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, call
 
 
@@ -54,12 +59,22 @@ def count_macs(model: nn.Module, example: Example) -> int:
     Convolutions and matrix products count; element-wise work and normalisation do not. Fused attention is switched
     off while counting, for the counter does not see inside it.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(value=False)
-    try:
-        counter = FlopCounterMode(display=False)
-        with eval_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            call(model, example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(value=fast)
+    model = fresh_copy(model)
+    with _counting(model) as counter:
+        call(model, example)
     return int(counter.get_total_flops()) // 2
+
+
+def macs_by_module(model: nn.Module, example: Example) -> dict[str, int]:
+    """Split the multiply-accumulates of `count_macs` over the innermost modules ("" is the model itself)."""
+    model = fresh_copy(model)
+    with _counting(model) as counter:
+        flops = split_by_module(model, lambda: call(model, example), lambda: int(counter.get_total_flops()))
+    return {name: count // 2 for name, count in flops.items()}
+
+
+@contextmanager
+def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
+    counter = FlopCounterMode(display=False)
+    with eval_mode(model), torch.enable_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), counter:
+        yield counter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -46,7 +46,7 @@ def create(name: str, *, num_classes: int, in_channels: int, image_size: int, **
         ValueError: no such model, an argument it does not take or lacks, a factory that raises or gives no
             ``nn.Module``.
     """
-    factory = _imported(name) if ":" in name else _registered(name)
+    factory = imported(name) if ":" in name else _registered(name)
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     model = _called(name, factory, _accepted(name, factory, sizes, args))
     if not isinstance(model, nn.Module):
@@ -69,7 +69,15 @@ def _registered(name: str) -> Callable[..., object]:
     return NAMES[name]
 
 
-def _imported(name: str) -> Callable[..., object]:
+def imported(name: str) -> Callable[..., Any]:
+    """Import a factory of the user's own.
+
+    Args:
+        name: "package.module:function", given by the user; never by a file.
+
+    Raises:
+        ValueError: if it cannot be imported, or is nothing that can be called.
+    """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute.isidentifier():
         raise ValueError(f"name must have the form 'package.module:function', found {name!r}")
@@ -80,7 +88,7 @@ def _imported(name: str) -> Callable[..., object]:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ValueError(f"{name}: {module_name!r} has no function {attribute!r}")
-    checked: Callable[..., object] = factory
+    checked: Callable[..., Any] = factory
     return checked
 
 

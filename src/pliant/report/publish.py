@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pliant import atomic
 from pliant.report.plots import MACS, PARAMETERS, REMOVED, draw
 from pliant.report.study import Entry
 from pliant.report.tables import Table, dense_table, run_tables, study_tables
-from pliant.training import atomic
 
 _WIDE = 400
 

@@ -7,7 +7,7 @@ import logging
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
-from pliant.training import atomic
+from pliant import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

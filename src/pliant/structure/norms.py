@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from pliant.structure.copies import fresh_copy
 from pliant.structure.matricise import PRUNABLE, axes_of
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -67,6 +68,7 @@ def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
         ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
     """
     refuse_compiled(model)
+    model = fresh_copy(model)
     names = {module: name for name, module in model.named_modules()}
     emitted: list[tuple[nn.Module, Tensor, int]] = []
     received: list[tuple[nn.Module, Tensor, int]] = []

@@ -161,7 +161,8 @@ def cuts_are_nested(case: CompressorCase) -> None:
 def every_layer_is_named(case: CompressorCase) -> None:
     """Each convolution and linear layer is either cut or skipped with a reason; reasons are never empty."""
     cut = case.cuts()[-1]
-    known = {*cut.atoms, *cut.skipped}
+    members = {member.layer for group in cut.groups.values() for member in group.members}
+    known = {*cut.atoms, *cut.skipped, *members}
     layers = [name for name, module in case.model.named_modules() if isinstance(module, PRUNABLE)]
     missing = [
         name

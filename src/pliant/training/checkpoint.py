@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pliant.training import atomic
+from pliant import atomic
 from pliant.training.position import Position
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pliant.compress import (
     L1,
     L2,
+    Both,
     Energy,
     EqualError,
     EqualFraction,
@@ -19,7 +20,7 @@ from pliant.compress import (
     SquaredEnergy,
     UnstructuredPruning,
 )
-from pliant.training.recipe_sweep import CompressorSpec, FilterSpec, LowRankSpec
+from pliant.training.recipe_sweep import BothSpec, CompressorSpec, FilterSpec, LowRankSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,26 @@ RULES: dict[str, Callable[[], Any]] = {
 
 def build_compressor(spec: CompressorSpec) -> Compressor:
     """Build a compressor; what the recipe leaves out is the compressor's own default."""
-    own: dict[str, Any] = {"ignore": tuple(spec.ignore)} if spec.ignore else {}
+    if isinstance(spec, BothSpec):
+        return Both(_filters(spec), _low_rank(spec))
     if isinstance(spec, LowRankSpec):
-        return LowRank(**own, **_named("rule", spec.rule, RULES))
-    scope = _named("scope", spec.scope, SCOPES)
+        return _low_rank(spec)
     if isinstance(spec, FilterSpec):
-        return FilterPruning(**own, **scope, **_named("score", spec.score, SCORES))
-    return UnstructuredPruning(**own, **scope)
+        return _filters(spec)
+    return UnstructuredPruning(**_ignored(spec), **_named("scope", spec.scope, SCOPES))
+
+
+def _filters(spec: FilterSpec | BothSpec) -> FilterPruning:
+    named = _named("scope", spec.scope, SCOPES) | _named("score", spec.score, SCORES)
+    return FilterPruning(**_ignored(spec), **named)
+
+
+def _low_rank(spec: LowRankSpec | BothSpec) -> LowRank:
+    return LowRank(**_ignored(spec), **_named("rule", spec.rule, RULES))
+
+
+def _ignored(spec: CompressorSpec) -> dict[str, Any]:
+    return {"ignore": tuple(spec.ignore)} if spec.ignore else {}
 
 
 def label_of(spec: CompressorSpec) -> str:

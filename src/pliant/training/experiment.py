@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_model, save_model
 
+from pliant import atomic
 from pliant.metrics import relative_distance
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
-from pliant.training import atomic
 from pliant.training.build import PRECISIONS, Data, build_model, device_of, judge, load_data
 from pliant.training.checkpoint import Trainee, load_checkpoint, save_checkpoint
 from pliant.training.compressors import build_compressor

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from pliant.training import atomic
+from pliant import atomic
 
 Status = Literal["running", "finished", "interrupted"]
 

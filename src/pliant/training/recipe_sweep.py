@@ -26,6 +26,16 @@ class LowRankSpec(Section):
     ignore: list[str] = Field(default_factory=list)
 
 
+class BothSpec(Section):
+    """Filters, then the rank of what is left: the options of both."""
+
+    type: Literal["both"]
+    score: Literal["l1", "l2", "group", "folded"] | None = None
+    scope: Literal["per-layer", "global"] | None = None
+    rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
+    ignore: list[str] = Field(default_factory=list)
+
+
 class UnstructuredSpec(Section):
     """Single weights."""
 
@@ -39,7 +49,8 @@ def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; py
 
 
 CompressorSpec = Annotated[
-    Annotated[FilterSpec | LowRankSpec | UnstructuredSpec, Field(discriminator="type")], BeforeValidator(_from_name)
+    Annotated[FilterSpec | LowRankSpec | BothSpec | UnstructuredSpec, Field(discriminator="type")],
+    BeforeValidator(_from_name),
 ]
 
 

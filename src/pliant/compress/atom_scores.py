@@ -1,0 +1,85 @@
+"""Scores of whole atoms: all the channels that they have in all the layers of their group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pliant.compress.scores import Channels, Score
+from pliant.compress.slices import tensors_of
+from pliant.structure.channels import ChannelGroup, Member, Role
+
+
+def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str], score: Score) -> Tensor:
+    """Return one score per atom, shape (atoms,).
+
+    The channels of every layer that produces them are scored, in units of the root mean square of the layer, and added
+    up over the atom with the power of the score. Columns that read the channels do not count.
+
+    Args:
+        model: the model.
+        group: whose atoms.
+        norms: layer name -> the norm layer right behind it.
+        score: of single channels.
+
+    Raises:
+        ValueError: if a score is not finite.
+    """
+    tensors = tensors_of(model)
+    totals = torch.zeros(group.atoms, dtype=torch.float64)
+    paired = {norms[member.layer] for member in group.of(Role.OUTPUT) if member.layer in norms}
+    lonely = [member for member in group.of(Role.SCALE, Role.SHIFT) if member.layer not in paired]
+    parts = [(member, _produced(model, tensors, group, member, norms)) for member in group.of(Role.OUTPUT)]
+    first = {member.layer: member for member in reversed(lonely)}  # scale and shift count together
+    for layer, member in first.items():
+        no_filters = tensors[member.tensor].detach().new_zeros(member.size, 0)
+        parts.append((member, _with_norm(model, tensors, layer, no_filters)))
+    for member, channels in parts:
+        scores = score.of(channels).double().cpu()
+        if not torch.isfinite(scores).all():
+            raise ValueError(f"the scores of {member.layer!r} must be finite, found infinite or NaN: repair the model")
+        for atoms, rows in _rows(member, group.atoms):
+            totals.index_add_(0, atoms, _relative(scores)[rows] ** score.power)
+    return totals ** (1.0 / score.power)
+
+
+def _rows(member: Member, atoms: int) -> list[tuple[Tensor, Tensor]]:
+    rows = [torch.from_numpy(member.positions.of([atom])) for atom in range(atoms)]
+    owners = torch.repeat_interleave(torch.arange(atoms), torch.tensor([len(row) for row in rows]))
+    return [(owners, torch.cat(rows))]
+
+
+def _produced(
+    model: nn.Module, tensors: Mapping[str, Tensor], group: ChannelGroup, member: Member, norms: Mapping[str, str]
+) -> Channels:
+    filters = _upcast(tensors[member.tensor]).movedim(member.dim, 0).flatten(1)
+    biases = [one for one in group.of(Role.BIAS) if one.layer == member.layer and one.size == member.size]
+    bias = _upcast(tensors[biases[0].tensor]) if biases else None
+    if member.layer not in norms:
+        return Channels(filters, bias)
+    return _with_norm(model, tensors, norms[member.layer], filters, bias)
+
+
+def _with_norm(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, filters: Tensor, bias: Tensor | None = None
+) -> Channels:
+    own = {local: _upcast(tensors[f"{name}.{local}"]) for local in _NORM if f"{name}.{local}" in tensors}
+    variance = own.get("running_var")
+    module = model.get_submodule(name)
+    deviation = None if variance is None else (variance + getattr(module, "eps", 0.0)).sqrt()
+    return Channels(filters, bias, True, own.get("weight"), own.get("bias"), deviation)
+
+
+_NORM = ("weight", "bias", "running_var")
+
+
+def _relative(scores: Tensor) -> Tensor:
+    mean = scores.square().mean().sqrt()
+    return scores / mean if mean > 0 else scores
+
+
+def _upcast(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x

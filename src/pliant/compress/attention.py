@@ -1,0 +1,115 @@
+"""Multi-head attention whose heads need not fill the width of its tokens."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@final
+class PrunedAttention(nn.Module):
+    """What `nn.MultiheadAttention` computes, with any number of heads.
+
+    It has the parameter names, the call and the results of the module that it replaces; only the heads are fewer than
+    width / head width, which torch's own module cannot express.
+
+    Args:
+        old: the module to replace; its parameters, already sliced, are taken over.
+    """
+
+    in_proj_weight: nn.Parameter | None
+    q_proj_weight: nn.Parameter
+    k_proj_weight: nn.Parameter
+    v_proj_weight: nn.Parameter
+    in_proj_bias: nn.Parameter | None
+    bias_k: nn.Parameter | None
+    bias_v: nn.Parameter | None
+
+    def __init__(self, old: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = old.num_heads
+        self.head_dim = old.head_dim
+        self.dropout = old.dropout
+        self.batch_first = old.batch_first
+        self.add_zero_attn = old.add_zero_attn
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
+                     "bias_v"):  # fmt: skip
+            self.register_parameter(name, getattr(old, name))
+        self.out_proj = old.out_proj
+        self._qkv_same_embed_dim = False  # nn.TransformerEncoderLayer reads it: its fused path knows no missing heads
+        self.train(old.training)
+
+    @property
+    def embed_dim(self) -> int:
+        """Return the width of the tokens."""
+        return int(self.out_proj.weight.shape[0])
+
+    def forward(  # noqa: PLR0917  (the call of nn.MultiheadAttention)
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; arguments, shapes and results are those of `nn.MultiheadAttention`."""
+        batched = query.ndim == 3
+        tokens = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value)]
+        q, k, v = self._heads([x if self.batch_first else x.transpose(0, 1) for x in tokens])
+        mask = self._mask(attn_mask, key_padding_mask, q, k.shape[2], causal=is_causal and attn_mask is None)
+        rate = self.dropout if self.training else 0.0
+        if need_weights:
+            scores = q @ k.mT * self.head_dim**-0.5
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), rate)
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, rate)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        out = out if self.batch_first else out.transpose(0, 1)
+        out = out if batched else out.squeeze(0 if self.batch_first else 1)
+        if not need_weights:
+            return out, None
+        shown = weights.mean(1) if average_attn_weights else weights
+        return out, shown if batched else shown.squeeze(0)
+
+    def _heads(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Return query, key and value, each of shape (batch, heads, tokens, head width)."""
+        packed = self.in_proj_weight
+        parts = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if packed is None else packed.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip(tokens, parts, biases, strict=True))
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat((k, self.bias_k.expand(len(k), -1, -1)), 1)
+            v = torch.cat((v, self.bias_v.expand(len(v), -1, -1)), 1)
+        if self.add_zero_attn:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        return [x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (q, k, v)]
+
+    def _mask(
+        self, attention: Tensor | None, padding: Tensor | None, query: Tensor, keys: int, *, causal: bool
+    ) -> Tensor | None:
+        """Return what is added to the scores, broadcastable to (batch, heads, queries, keys)."""
+        parts = []
+        if causal:
+            attention = query.new_ones(query.shape[2], keys, dtype=torch.bool).triu(1)
+        if attention is not None:
+            full = _added(attention, query)
+            parts.append(full if full.ndim == 2 else full.unflatten(0, (-1, self.num_heads)))
+        if padding is not None:
+            shown = padding if padding.ndim == 2 else padding[None]
+            parts.append(_added(shown, query)[:, None, None])
+        missing = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
+        return sum(missing[1:], missing[0]) if missing else None
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers to add: True means not allowed."""
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))

@@ -1,0 +1,95 @@
+"""LatencyTarget: the time of a call as a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import nn
+
+from pliant.compress.budgets.allocation import Allocation, BudgetError, Greedy
+from pliant.compress.budgets.budget import Budget, check_target
+from pliant.compress.budgets.latency_table import LatencyTable, LayerTimes
+from pliant.compress.budgets.problem import Counted, Counts, Numbers, Term
+from pliant.compress.budgets.scene import Scene
+from pliant.compress.budgets.terms import Split, Weight, matrices, pays
+from pliant.structure.matricise import axes_of
+from pliant.structure.norms import Example
+
+
+@dataclass(frozen=True)
+class LatencyTarget(Budget):
+    """The time of one call on the example, as a table of measured layers predicts it.
+
+    Whether the cut model keeps to it is to be measured: `compress(..., latency=True)`.
+
+    Args:
+        target: a share of the time before the cut, 0 < target <= 1, or a whole number of microseconds.
+        table: measured on the model that is to be cut.
+        allocation: how the budget is shared out over the layers.
+
+    Raises:
+        BudgetError: if the target is neither.
+    """
+
+    target: float | int
+    table: LatencyTable = field(repr=False)
+    allocation: Allocation = field(default_factory=Greedy)
+
+    def __post_init__(self) -> None:
+        check_target("latency", self.target)
+
+    def measure(self, model: nn.Module, example: Example) -> float:  # noqa: ARG002  (the interface)
+        return self.table.predict(model)
+
+    def limit(self, dense: float) -> float:
+        return 1e-6 * self.target if isinstance(self.target, int) else self.target * dense
+
+    def terms(self, scene: Scene) -> list[Term]:
+        found: list[Term] = []
+        for weight in scene.weights:
+            if weight.uses and weight.knobs:
+                name = weight.name.rpartition(".")[0]
+                if name not in self.table.layers:
+                    raise BudgetError(f"the latency table must know the layer {name!r}: measure it on this model")
+                axes = axes_of(scene.model.get_submodule(name), "weight")
+                shape = weight.split or Split(-1, axes.out, axes.groups, 0, 0)
+                found.append(LatencyTerm(weight, shape, self.table.layers[name]))
+        return found
+
+    def at_most(self, limit: float) -> Budget:
+        return replace(self, target=max(1, int(1e6 * limit)))
+
+    def share_out(self) -> Allocation:
+        return self.allocation
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTerm(Term):
+    """The time of one layer.
+
+    Args:
+        weight: of the layer.
+        shape: which of its axes are what.
+        times: measured.
+    """
+
+    weight: Weight
+    shape: Split
+    times: LayerTimes
+
+    @property
+    def knobs(self) -> frozenset[int]:
+        return self.weight.knobs
+
+    def cost(self, counts: Sequence[Counted]) -> float | Numbers | Counts:
+        groups, rows, _ = matrices(self.weight, self.shape, counts)
+        inputs = self.weight.extents[0 if self.shape.out else 1].of(counts)
+        sizes = (rows * groups, inputs, groups)
+        whole = self.times.undivided(*sizes)
+        if self.weight.split is None:
+            return whole
+        rank = np.minimum(counts[self.shape.knob], np.minimum(rows, self.weight.entries(counts) // (groups * rows)))
+        divided = self.times.divided(*sizes, rank)
+        return np.where(pays(self.weight, self.shape, counts), divided, whole)

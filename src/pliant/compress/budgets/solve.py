@@ -1,0 +1,55 @@
+"""From a model and a budget to the counts that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from pliant.compress.budgets.allocation import BudgetError
+from pliant.compress.budgets.budget import Budget
+from pliant.compress.budgets.problem import Problem
+from pliant.compress.budgets.scene import Scene
+
+_TRIES = 8
+_EQUAL = 1e-12  # of the cost before the cut: rounding of seconds; counts are exact
+
+
+def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Module] | None = None) -> list[int]:
+    """Return how many atoms of each knob stay.
+
+    Args:
+        scene: the model and what can be chosen.
+        budget: to be met.
+        build: returns the smaller model with such counts, where the terms of the scene may miss a part of its cost: the
+            limit that they are given is then moved until what is counted meets the budget.
+
+    Raises:
+        BudgetError: if the budget cannot be met.
+    """
+    dense = budget.measure(scene.model, scene.example)
+    free = Problem(scene.knobs, budget.terms(scene))
+    problem = Problem(free.knobs, free.terms, dense - free.cost(free.largest), scene.shares)
+    limit = aim = budget.limit(dense)
+    best: list[int] | None = None
+    for _ in range(_TRIES):
+        counts = _counts(problem, budget, aim)
+        predicted = problem.cost(counts)
+        missed = 0.0 if build is None else budget.measure(build(counts), scene.example) - predicted
+        if abs(missed) <= _EQUAL * dense:
+            return counts
+        if predicted + missed <= limit:
+            best = counts
+        if aim == limit - missed:
+            break
+        aim = limit - missed
+    if best is None:
+        raise BudgetError(f"{budget} must leave more room: no choice within it was found")
+    return best
+
+
+def _counts(problem: Problem, budget: Budget, limit: float) -> list[int]:
+    try:
+        return budget.share_out().counts(problem, limit)
+    except BudgetError as error:
+        raise BudgetError(f"{budget}: {error}") from error

@@ -1,0 +1,116 @@
+"""Which groups of channels a cut may touch, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from pliant.compress.candidates import Layers, matches, shared_layers
+from pliant.compress.reading import CutError
+from pliant.compress.slices import tensors_of
+from pliant.compress.verify import verify
+from pliant.structure.channels import ChannelGroup, Role, channel_graph
+from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.norms import Example
+
+_UNCALLED = "its forward is not called on the example"
+_PARAMETRISED = "its weight is parametrised: it is computed before each call"
+_OUTPUT = "an output of the model"
+
+
+def choose(
+    model: nn.Module, example: Example, *, kind: Layers, ignore: Sequence[str], strict: bool
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Return the groups to cut, and layer name -> reason for the layers that none of them cuts.
+
+    Args:
+        model: the model.
+        example: what it can be called with.
+        kind: the kinds of layers to cut.
+        ignore: patterns of names to leave whole.
+        strict: refuse models in which a layer of these kinds cannot be cut.
+
+    Raises:
+        CutError: under `strict`.
+    """
+    graph = channel_graph(model, example)
+    kinds = {group.name: _kind(model, group) for group in graph.groups}
+    wanted = _wanted(kind, set(kinds.values()))
+    reasons = dict(graph.refused)
+    groups = []
+    for group in graph.groups:
+        reason = _unwanted(group, kinds[group.name], wanted, ignore)
+        if reason is None:
+            groups.append(group)
+        else:
+            reasons |= dict.fromkeys(_layers(group), reason)
+    exact, failed = verify(model, groups, example)
+    for group in groups:
+        if group.name in failed:
+            reasons |= dict.fromkeys(_layers(group), failed[group.name])
+    if strict:
+        _refuse(model, wanted, {name: reasons[name] for name in reasons if name in graph.refused or name in failed})
+    cut = {layer for group in exact for layer in _layers(group)}
+    rest = {name: reason for name, reason in reasons.items() if name not in cut}
+    return exact, _unmentioned(model, {*cut, *rest}) | rest
+
+
+def _unmentioned(model: nn.Module, mentioned: Collection[str]) -> dict[str, str]:
+    """Return why layers that nothing is known about are not cut."""
+    shared = shared_layers(model)
+    return {
+        name: _PARAMETRISED if is_parametrized(module) else shared.get(name, _UNCALLED)
+        for name, module in model.named_modules()
+        if isinstance(module, PRUNABLE) and name not in mentioned
+    }
+
+
+def _layers(group: ChannelGroup) -> list[str]:
+    return [member.tensor.removesuffix(".weight") for member in group.of(Role.OUTPUT)]
+
+
+def _kind(model: nn.Module, group: ChannelGroup) -> Layers | None:
+    """Return CONVOLUTIONS if one of them makes the channels, LINEARS for matrices, None for tables alone."""
+    tensors = tensors_of(model)
+    makers = group.of(Role.OUTPUT)
+    if any(tensors[member.tensor].ndim > 2 for member in makers):
+        return Layers.CONVOLUTIONS
+    tables = [isinstance(model.get_submodule(member.layer), nn.Embedding | nn.EmbeddingBag) for member in makers]
+    return None if all(tables) else Layers.LINEARS
+
+
+def _wanted(kind: Layers, found: set[Layers | None]) -> set[Layers | None]:
+    if kind is Layers.ALL:
+        return {Layers.CONVOLUTIONS, Layers.LINEARS, None}
+    if kind is not Layers.AUTO:
+        return {kind}
+    return {Layers.CONVOLUTIONS if Layers.CONVOLUTIONS in found else Layers.LINEARS}
+
+
+def _unwanted(
+    group: ChannelGroup, kind: Layers | None, wanted: set[Layers | None], ignore: Sequence[str]
+) -> str | None:
+    for member in group.members:
+        if member.role is Role.INPUT:
+            continue
+        for name in (member.layer, member.tensor):
+            pattern = matches(name, ignore)
+            if pattern is not None:
+                return f"{name!r} matches the ignore pattern {pattern!r}"
+    if kind not in wanted:
+        return f"{'a table' if kind is None else kind.name.lower()} not among the layers asked for"
+    return None
+
+
+def _refuse(model: nn.Module, wanted: Collection[Layers | None], reasons: Mapping[str, str]) -> None:
+    modules = dict(model.named_modules())
+    bad = []
+    for name, reason in reasons.items():
+        module = modules.get(name)
+        kind = Layers.CONVOLUTIONS if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else Layers.LINEARS
+        if isinstance(module, PRUNABLE) and kind in wanted and not reason.startswith(_OUTPUT):
+            bad.append(f"{name}: {reason}")
+    if bad:
+        raise CutError(f"these layers cannot be cut, and strict=True leaves none out: {'; '.join(bad)}")

@@ -1,0 +1,163 @@
+"""Repair without gradients for layers that no batch norm follows: their channels get back the spread they had."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pliant.metrics.accuracy import eval_mode
+from pliant.structure.matricise import PRUNABLE, axes_of
+from pliant.structure.norms import Example, call, norm_after
+
+
+def match_variance(model: nn.Module, reference: nn.Module, batches: Iterable[Example]) -> nn.Module:
+    """Return a copy of a truncated model whose channels have the mean and spread that they had before the cut.
+
+    With y the outputs of a channel on the batches before the cut and z those after it, its filter and bias become
+
+        w <- s w,    b <- mean(y) + s (b - mean(z)),    s = sd(y) / sd(z)
+
+    one layer after the other, in the order in which they run, so that each sees its repaired inputs. Channels that the
+    cut removed stay zero, ranks stay what they are, and so do the zeros of single weights: `realise` of the result is
+    exact as before. A layer without a bias gets the scale alone.
+
+    Concerned are convolutions and linear layers with weights of their own, called once; those followed by batch or
+    instance norm are left to `recalibrate_batchnorm`.
+
+    Args:
+        model: truncated, with the shapes of `reference`; left as it is.
+        reference: the model before the cut; left as it is.
+        batches: what both can be called with; training data. The model runs once for each of its layers.
+
+    Raises:
+        ValueError: if there is no batch, or the models have other parameters.
+
+    Reference: the factor is that of Adaptive Signal Resuscitation, Zhan, Chen and Hu (2026), arXiv 2605.21426, as its
+    abstract describes it. Different here: the means are corrected too, layers follow one another, those with batch
+    norm are left out, and no factor is shrunk.
+    """
+    examples = list(batches)
+    if not examples:
+        raise ValueError("batches must yield at least one batch, found none (a generator can be used only once)")
+    _check_same(model, reference)
+    names = _targets(reference, examples[0])
+    before = _moments(reference, names, examples)
+    repaired = copy.deepcopy(model)
+    for name in names:
+        after = _moments(repaired, [name], examples)
+        _rescale(repaired.get_submodule(name), before[name], after[name])
+    return repaired
+
+
+@dataclass
+class _Moments:
+    """Sums over the values of each channel, each of shape (channels,)."""
+
+    count: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, rows: Tensor) -> None:
+        self.count += rows.shape[1]
+        self.total = self.total + rows.sum(1)
+        self.squares = self.squares + rows.square().sum(1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.count
+
+    @property
+    def variance(self) -> Tensor:
+        """Zero where what is found is no more than rounding."""
+        found = self.squares / self.count - self.mean**2
+        return torch.where(found > _ROUNDING * self.squares / self.count, found, 0.0)
+
+
+_ROUNDING = 1e-12  # of float64 sums of float32 values
+
+
+def _targets(model: nn.Module, example: Example) -> list[str]:
+    """Return the layers to repair, in the order in which they run."""
+    names = {module: name for name, module in model.named_modules()}
+    owners: dict[int, int] = {}
+    for module in names:
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    normed = norm_after(model, example)
+    called: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda m, _, __: called.append(names[m]))
+        for module, name in names.items()
+        if type(module) in PRUNABLE
+        and name not in normed
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
+    ]
+    with eval_mode(model), torch.no_grad():
+        call(model, example)
+    for handle in handles:
+        handle.remove()
+    return [name for name in called if called.count(name) == 1]
+
+
+class _ReachedError(Exception):
+    """The last layer that is looked at has run: the rest of the model need not."""
+
+
+def _moments(model: nn.Module, names: Sequence[str], examples: Sequence[Example]) -> dict[str, _Moments]:
+    """Return the moments of the outputs of layers, given in the order in which they run."""
+    found = {name: _Moments() for name in names}
+    handles = [model.get_submodule(name).register_forward_hook(_adding(found[name])) for name in names]
+    handles += [model.get_submodule(name).register_forward_hook(_stop) for name in names[-1:]]
+    try:
+        with eval_mode(model), torch.no_grad():
+            for example in examples:
+                with suppress(_ReachedError):
+                    call(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, moments in found.items():
+        if not moments.count:
+            raise ValueError(f"layer {name!r} must run in both models, found one that does not reach it")
+    return found
+
+
+def _adding(moments: _Moments) -> Callable[[nn.Module, object, Tensor], None]:
+    def add(layer: nn.Module, _: object, output: Tensor) -> None:
+        channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.get_parameter("weight").ndim
+        moments.add(output.double().movedim(channel, 0).flatten(1))
+
+    return add
+
+
+def _stop(_: nn.Module, __: object, ___: object) -> None:
+    raise _ReachedError
+
+
+@torch.no_grad()
+def _rescale(layer: nn.Module, before: _Moments, after: _Moments) -> None:
+    weight = layer.get_parameter("weight")
+    axes = axes_of(layer, "weight")
+    rows = axes.to_matrices(weight.double())
+    removed = rows.eq(0).all(-1).flatten()
+    dead = (before.variance == 0) | (after.variance == 0)
+    scale = torch.where(removed | dead, 1.0, (before.variance / after.variance).sqrt())
+    weight.copy_(axes.from_matrices(rows * scale.view(rows.shape[:2])[..., None], weight.shape))
+    for name, bias in layer.named_parameters(recurse=False):
+        if name == "bias":
+            bias.copy_(torch.where(removed, bias, before.mean + scale * (bias - after.mean)))
+
+
+def _check_same(model: nn.Module, reference: nn.Module) -> None:
+    ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, reference))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"model must be truncated, with the reference's parameters and shapes; {name!r} differs: found "
+                f"{ours.get(name)}, in the reference {theirs.get(name)}. Repair what truncate returns, then realise it"
+            )

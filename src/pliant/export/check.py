@@ -1,0 +1,209 @@
+"""What an exported file is compared with: the model's own outputs, on the example and on another batch size."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from pliant.metrics.accuracy import eval_mode
+from pliant.metrics.activations import plain_attention
+from pliant.structure.norms import Example, call, refuse_compiled
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or whose exported form does something else."""
+
+
+class MissingExportExtraError(ImportError):
+    """A package that this export needs is not installed."""
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """An exported file that was loaded again and gave the model's outputs.
+
+    Args:
+        path: of the file.
+        bytes: of the file, and of the file of weights beside it where there is one.
+        batches: the batch sizes that were compared; more than one where the batch is dynamic.
+        max_difference: largest absolute difference between the model's outputs and the file's.
+        relative_difference: the same divided by the largest absolute output.
+    """
+
+    path: Path
+    bytes: int
+    batches: tuple[int, ...]
+    max_difference: float
+    relative_difference: float
+
+    def __str__(self) -> str:
+        sizes = " and ".join(map(str, self.batches))
+        return (
+            f"{self.path}: {self.bytes:,} bytes; largest difference to the model's outputs {self.max_difference:.2e} "
+            f"({self.relative_difference:.2e} relative), compared on batches of {sizes}"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to be exported and the calls that it is compared on.
+
+    Args:
+        model: in evaluation mode.
+        calls: positional arguments; the first are those to export with.
+        outputs: of the model, the tensors of each call.
+        dynamic: whether the size of the batch stays open.
+    """
+
+    model: nn.Module
+    calls: tuple[tuple[Any, ...], ...]
+    outputs: tuple[list[Tensor], ...]
+    dynamic: bool
+
+    def dynamic_shapes(self) -> tuple[Any, ...] | None:
+        """Return what torch.export wants to hear about the batch; None where it is fixed."""
+        if not self.dynamic:
+            return None
+        size = batch_size(self.calls[0])
+        batch = Dim("batch")
+
+        def shape(leaf: object) -> dict[int, Any] | None:
+            if not isinstance(leaf, Tensor):
+                return None
+            return {0: batch} if _batched(leaf, size) else {}
+
+        return tuple(pytree.tree_map(shape, argument) for argument in self.calls[0])
+
+
+@contextmanager
+def prepared(model: nn.Module, example: Example, *, dynamic_batch: bool) -> Iterator[Job]:
+    """Put a model into the state in which it is exported; on leaving, it is as it was.
+
+    Raises:
+        ValueError: if the example is a mapping, or the model is wrapped by `torch.compile`.
+        ExportError: if the batch is to be dynamic, but the example has none, or the model cannot run on another.
+    """
+    refuse_compiled(model)
+    with eval_mode(model), torch.no_grad(), plain_attention(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about their own inside
+        call(model, example)  # an example that does not fit the model is no failed export
+        arguments = (example,) if isinstance(example, Tensor) else tuple(example)
+        calls = _calls(arguments) if dynamic_batch else [arguments]
+        outputs = tuple(_outputs(model, arguments, dynamic=dynamic_batch) for arguments in calls)
+        yield Job(model, tuple(calls), outputs, dynamic_batch)
+
+
+def _calls(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return calls of different batch sizes, the first not of one sample: torch.export would fix that."""
+    size = batch_size(arguments)
+    calls = [_resized(arguments, size, max(size, 2)), _resized(arguments, size, max(size, 2) + 1)]
+    return [*calls, arguments] if size == 1 else calls
+
+
+def batch_size(arguments: Sequence[Any]) -> int:
+    """Return the first dimension of the first tensor.
+
+    Raises:
+        ExportError: if there is no tensor with dimensions.
+    """
+    for leaf in pytree.tree_leaves(arguments):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return int(leaf.shape[0])
+    raise ExportError(
+        "a dynamic batch needs an example with a batch, found no tensor with dimensions: dynamic_batch=False"
+    )
+
+
+def tensors_in(nest: object) -> list[Tensor]:
+    """Return the tensors of a nest of containers, in order."""
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def _outputs(model: nn.Module, arguments: Sequence[Any], *, dynamic: bool) -> list[Tensor]:
+    try:
+        return tensors_in(model(*arguments))
+    except Exception as error:
+        if not dynamic:
+            raise
+        size = batch_size(arguments)
+        raise ExportError(
+            f"the model cannot run on a batch of {size}: {error}; dynamic_batch=False keeps to the example's"
+        ) from error
+
+
+def _batched(leaf: Tensor, size: int) -> bool:
+    return leaf.ndim > 0 and leaf.shape[0] == size
+
+
+def _resized(arguments: Sequence[Any], old: int, new: int) -> tuple[Any, ...]:
+    """Return the arguments with another batch size: the samples of the example over again, last first."""
+    order = torch.arange(new - 1, -1, -1) % old if new != old else torch.arange(old)
+
+    def resize(leaf: object) -> object:
+        fits = isinstance(leaf, Tensor) and _batched(leaf, old)
+        return leaf[order.to(leaf.device)] if fits and isinstance(leaf, Tensor) else leaf
+
+    return tuple(pytree.tree_map(resize, argument) for argument in arguments)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a file name in a folder of its own; what is written there moves beside `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        # The file itself comes last: it names the others.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.parent / file.name)
+
+
+def compare(
+    job: Job, run: Callable[[Sequence[Any]], Sequence[Tensor]], staged_file: Path, path: Path, tol: float
+) -> ExportCheck:
+    """Run the exported form and compare.
+
+    Raises:
+        ExportError: if outputs differ in number, shape, or by more than `tol` relative to the largest output.
+    """
+    found = largest = 0.0
+    for arguments, expected in zip(job.calls, job.outputs, strict=True):
+        outputs = run(arguments)
+        shapes = [[list(tensor.shape) for tensor in tensors] for tensors in (expected, outputs)]
+        if shapes[0] != shapes[1]:
+            raise ExportError(f"{path}: the outputs must have shapes {shapes[0]}, the exported ones have {shapes[1]}")
+        for first, second in zip(expected, outputs, strict=True):
+            difference = (first.double().cpu() - second.double().cpu()).abs()
+            found = max(found, float(difference.nan_to_num(math.inf).max()) if difference.numel() else 0.0)
+            largest = max(largest, float(first.double().abs().max()) if first.numel() else 0.0)
+    relative = found / largest if largest > 0 else found
+    if not relative <= tol:
+        raise ExportError(
+            f"{path}: the exported model must give the model's outputs within {tol:g} relative, found {relative:.2e} "
+            f"({found:.2e} absolute); no file was written"
+        )
+    size = sum(file.stat().st_size for file in staged_file.parent.iterdir())
+    batches = tuple(batch_size(call) for call in job.calls) if job.dynamic else _fixed(job.calls[0])
+    return ExportCheck(path, size, batches, found, relative)
+
+
+def cannot_export(error: Exception, *, dynamic: bool) -> ExportError:
+    """Say that torch cannot export a model, with the first line of its reason."""
+    first = next(iter(str(error).strip().splitlines()), "no reason given")
+    advice = "; dynamic_batch=False exports it for the example's batch size alone" if dynamic else ""
+    return ExportError(f"torch cannot export this model: {type(error).__name__}: {first}{advice}")
+
+
+def _fixed(arguments: Sequence[Any]) -> tuple[int, ...]:
+    sizes = [int(leaf.shape[0]) for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.ndim]
+    return tuple(sizes[:1])

@@ -1,0 +1,125 @@
+"""One run of a model in which every tensor is shadowed by its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pliant.structure.channels import elementwise, movement, products, reductions
+from pliant.structure.channels.labels import Labels
+from pliant.structure.channels.operation import Operation, Rule
+from pliant.structure.channels.shadow import Shadow
+
+_RULES: dict[object, Rule] = {**elementwise.RULES, **movement.RULES, **products.RULES, **reductions.RULES}
+
+
+class Tracer(TorchDispatchMode):
+    """Follows labels through every operator that runs inside `with`.
+
+    Args:
+        labels: where what is found goes.
+    """
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.labels = labels
+        self.where: list[str] = []
+        self._shadows: Any = WeakIdKeyDictionary()
+
+    def root(self, tensor: Tensor, layers: Sequence[Tensor]) -> None:
+        """Give a parameter or buffer its labels, one vector per dimension."""
+        fields = []
+        for dim, vector in enumerate(layers):
+            form = [1] * tensor.ndim
+            form[dim] = len(vector)
+            if len(vector) > 1:
+                fields.append(vector.view(form).expand(tensor.shape))
+        self._shadows[tensor] = Shadow(tuple(tensor.shape), tuple(fields), learnt=True)
+
+    def read(self, tensor: Tensor) -> Shadow:
+        """Return the shadow of a tensor; whoever reads it lets its claims come true."""
+        shadow: Shadow = self._shadows.get(tensor, Shadow(tuple(tensor.shape)))
+        for claim in shadow.claims:
+            self.labels.merge(claim.layer, claim.dims, claim.reason)
+        return shadow
+
+    def enter(self, name: str) -> None:
+        """Say which module runs."""
+        self.where.append(name)
+
+    def leave(self) -> None:
+        """Say that it is done."""
+        self.where.pop()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401  (an OpOverload)
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  (whatever the operator returns)
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        outputs = tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(tensor in self._shadows for tensor in given):
+            return result
+        if outputs:
+            self._follow(func, args, kwargs, outputs)
+        else:
+            for tensor in given:
+                self.read(tensor)
+        return result
+
+    def _follow(
+        self,
+        func: Any,  # noqa: ANN401  (an OpOverload)
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: tuple[Tensor, ...],
+    ) -> None:
+        where = self.where[-1] if self.where else ""
+        bound, positional = _bound(func, args, kwargs)
+        name = func.overloadpacket._qualified_op_name.replace("::", ".")  # noqa: SLF001  (no public name)
+        operation = Operation(name, bound, positional, outputs, self.labels, where, self.read)
+        rule = _RULES.get(func.overloadpacket)
+        if rule is None:
+            rule = elementwise.elementwise if torch.Tag.pointwise in func.tags else _unknown
+        shadows = rule(operation)
+        for output, shadow in zip(outputs, [shadows] if isinstance(shadows, Shadow) else shadows, strict=True):
+            self._shadows[output] = shadow.lively()
+
+
+def _bound(
+    func: Any,  # noqa: ANN401  (an OpOverload)
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    bound, positional = {}, []
+    for index, argument in enumerate(func._schema.arguments):  # noqa: SLF001  (no public way)
+        value = args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
+        bound[argument.name] = value
+        if not argument.kwarg_only:
+            positional.append(value)
+    return bound, tuple(positional)
+
+
+def _unknown(operation: Operation) -> list[Shadow]:
+    reason = f"it feeds {operation.name} in {operation.where}, which is not understood"
+    for tensor in operation.tensors():
+        for layer in operation.read(tensor).layers:
+            operation.labels.freeze(layer, reason)
+    return [Shadow(tuple(output.shape)) for output in operation.outputs]
+
+
+def watch(model: nn.Module, tracer: Tracer) -> None:
+    """Let every module of a model tell the tracer when it runs; the hooks stay."""
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: tracer.enter(name))
+        module.register_forward_hook(lambda *_: tracer.leave(), always_call=True)

@@ -1,0 +1,165 @@
+"""Channels and ranks cut together."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from budgeted import build as build_budgeted
+from compressible import build
+from torch import nn
+
+from pliant.compress import Cut, CutError, Energy, FilterPruning, Global, Layers, LowRank, compress, load, save
+from pliant.compress.both import Both, joined
+from pliant.compress.budgets import Macs
+from pliant.compress.factor import Factors
+from pliant.testing.compressor_laws import check_compressor
+
+COMPRESSORS = {
+    "default": Both(),
+    "options": Both(FilterPruning(scope=Global(), layers=Layers.ALL), LowRank(Energy(), minimum=2)),
+}
+
+
+@pytest.mark.parametrize("architecture", ["plain", "residual", "special", "transposed", "attention"])
+def test_laws(architecture):
+    check_compressor(Both(), *build(architecture), fractions=(0.3, 0.5))
+
+
+@pytest.mark.parametrize("architecture", ["plain", "concat", "attention"])
+def test_laws_with_options(architecture):
+    check_compressor(COMPRESSORS["options"], *build(architecture), fractions=(0.4,))
+
+
+@pytest.mark.parametrize("architecture", ["plain", "residual", "conv1d"])
+def test_laws_in_float32(architecture):
+    check_compressor(Both(), *build(architecture, torch.float32), fractions=(0.5,))
+
+
+@pytest.mark.parametrize("name", ["resnet", "separable", "token-mixer"])
+def test_laws_on_real_patterns(name):
+    check_compressor(Both(), *build_budgeted(name), fractions=(0.4,))
+
+
+def test_a_fraction_is_taken_of_both():
+    model, example = build("plain")
+    cut = Both().select(model, 0.5, example=example)
+    filters, ranks = cut.parts
+    assert filters == FilterPruning().select(model, 0.5, example=example)
+    assert ranks == LowRank().select(FilterPruning().realise(model, filters), 0.5, example=example)
+    assert (cut.parameters, cut.macs) == (ranks.parameters, ranks.macs)
+    assert (cut.dense_parameters, cut.dense_macs) == (filters.dense_parameters, filters.dense_macs)
+    assert len(cut.atoms) == len(filters.atoms) + len(ranks.atoms)
+
+
+def test_a_budget_takes_channels_and_ranks_of_one_layer():
+    model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3), nn.ReLU(), nn.Conv2d(24, 4, 1)).double()
+    with torch.no_grad():
+        flat = model[2].weight.view(24, -1)
+        flat.copy_(flat[:, :5] @ flat[:5])
+        for tensor in (model[2].weight, model[2].bias):
+            tensor[::2] *= 1e-6
+    example = torch.randn(2, 3, 10, 10).double()
+    cut = Both().select(model, budget=Macs(0.3), example=example)
+    assert cut.count("2") < 24
+    assert cut.parts[1].count("2") < cut.parts[1].atoms["2"]
+    layer = Both().realise(model, cut)[2]
+    assert isinstance(layer, Factors)
+    assert layer[1].out_channels == cut.count("2")
+    assert layer[0].out_channels == cut.count("2.rank")
+
+
+def test_what_was_decomposed_is_not_decomposed_again():
+    model, example = build("plain")
+    first = LowRank().select(model, 0.6, example=example)
+    small = LowRank().realise(model, first)
+    second = LowRank().select(small, 0.5, example=example)
+    divided = [name for name in first.reduced() if name not in first.left_dense]
+    assert divided
+    for name in divided:
+        for factor in (f"{name}.0", f"{name}.1"):
+            assert "decomposed" in second.skipped[factor]
+    assert not set(second.atoms) & {f"{name}.{i}" for name in divided for i in (0, 1)}
+
+
+def test_channels_can_be_cut_after_ranks():
+    model, example = build("residual")
+    small = LowRank().realise(model, LowRank().select(model, 0.6, example=example))
+    check_compressor(FilterPruning(), small, example, fractions=(0.4,))
+
+
+def test_the_two_layers_are_plain():
+    model, example = build("plain")
+    small = Both().realise(model, Both().select(model, 0.6, example=example))
+    pairs = [name for name, module in small.named_modules() if isinstance(module, Factors)]
+    assert pairs
+    assert {f"{name}.{i}.weight" for name in pairs for i in (0, 1)} <= set(small.state_dict())
+    expected = small.eval()(example)
+    for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):  # noqa: S301  (our own bytes)
+        assert torch.equal(again.eval()(example), expected)
+    exported = torch.export.export(small.eval(), (example,)).module()
+    assert torch.allclose(exported(example), expected)
+
+
+@pytest.mark.parametrize("request_", [{"fraction": 0.5}, {"budget": Macs(0.5)}], ids=["fraction", "budget"])
+def test_a_cut_of_both_can_be_saved_and_loaded(request_, tmp_path):
+    model, example = build("residual", torch.float32)
+    done = compress(model, Both(), example=example, **request_)
+    save(done, tmp_path / "small")
+    again = load(tmp_path / "small", lambda: build("residual", torch.float32)[0])
+    assert torch.equal(again.eval()(example), done.model.eval()(example))
+    assert done.report.relative_difference <= 1e-5
+    assert done.cut.removed_slices() == done.cut.parts[0].removed_slices()
+
+
+def forged(first, second):
+    """A cut that agrees with its parts, whatever they are."""
+    return joined(Both(), first, second, 0.5)
+
+
+def test_a_cut_that_contradicts_its_parts_is_refused():
+    model, example = build("plain")
+    cut = Both().select(model, 0.5, example=example)
+    first, second = cut.parts
+    name = next(iter(first.atoms))
+    for other in (
+        replace(cut, parts=()),
+        replace(cut, parts=(first,)),
+        replace(cut, parts=(first, first)),
+        replace(cut, kept={**cut.kept, name: 1}),
+        replace(cut, macs=1),
+        forged(first, replace(second, atoms={**second.atoms, "no.such": 3}, kept={**second.kept, "no.such": 1})),
+        forged(first, replace(second, atoms={**second.atoms, "1": 3}, kept={**second.kept, "1": 1})),
+        forged(first, replace(second, atoms={**second.atoms, "0": 99}, kept={**second.kept, "0": 98})),
+        forged(first, replace(second, kept={**second.kept, "0": (0,)})),
+        forged(second, first),
+    ):
+        for method in (Both().truncate, Both().realise):
+            with pytest.raises(CutError):
+                method(model, other)
+
+
+def test_parts_travel_through_json_one_level_deep():
+    model, example = build("plain")
+    cut = Both().select(model, 0.5, example=example)
+    assert Cut.from_json(cut.to_json()) == cut
+    plain = json.loads(cut.to_json())
+    for bad in (
+        {"parts": 3},
+        {"parts": [3]},
+        {"parts": [{}]},
+        {"parts": [plain]},
+        {"parts": plain["parts"] + [{"schema": 1}]},
+    ):
+        with pytest.raises(CutError):
+            Cut.from_json(json.dumps(plain | bad))
+
+
+def test_nested_options_and_a_level_are_refused_as_by_the_parts():
+    model, example = build("plain")
+    with pytest.raises(ValueError, match="level"):
+        Both(low_rank=LowRank(Energy(0.9))).select(model, budget=Macs(0.5), example=example)
