@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import levels, page
 from benchmarks.costs import Costs
+from benchmarks.cut import CutModels
 from benchmarks.memory import Memory
 from benchmarks.oracle import Oracle
 from benchmarks.quality import Quality
@@ -30,7 +31,7 @@ from benchmarks.step import Step
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
-SECTIONS: tuple[Section, ...] = (Step(), Costs(), Share(), Oracle(), Memory(), Quality())
+SECTIONS: tuple[Section, ...] = (Step(), Costs(), Share(), Oracle(), Memory(), Quality(), CutModels())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -95,6 +95,12 @@ def _speed(name: str, literal: str, bound: float) -> Target:
     return Target(text, "step", _faster_than(literal), bound, most=False, write=tables.times)
 
 
+def _cut(batch: int) -> Target:
+    found = _value("kept", net=_NET, cut="filters", batch=batch)
+    text = f"ResNet-18 at half of the MACs, filters, batch {batch}: speed-up over the ratio of MACs"
+    return Target(text, "cut", found, 0.7, most=False, write=tables.percent)
+
+
 TARGETS = (
     _step("filters"),
     _step("entries"),
@@ -111,4 +117,6 @@ TARGETS = (
         "quality over a training run, minimum over layers and steps", "quality", _over_layers("minimum", min), 0.95,
         most=False, write=tables.digits,
     ),
+    _cut(1),
+    _cut(64),
 )  # fmt: skip

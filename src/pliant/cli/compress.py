@@ -13,11 +13,11 @@ from rich.markup import escape
 from pliant import atomic
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
-from pliant.cli.options import DataRootOption, target_of
+from pliant.cli.options import DataRootOption, check_one, target_of
 from pliant.cli.sweep import RunArgument
 from pliant.compress import Compressed, CompressionReport, save
 from pliant.compress import compress as cut_model
-from pliant.compress.budgets import Budget, Macs, Params
+from pliant.compress.budgets import Budget, LatencyTarget, Macs, Params, measure_latencies
 from pliant.metrics import accuracy
 from pliant.models.blueprint import FILE as BLUEPRINT_FILE
 from pliant.models.blueprint import Blueprint
@@ -47,6 +47,10 @@ def compress(
     params: Annotated[
         str | None, typer.Option(metavar="LIMIT", help="Instead: the parameters that may stay, 50% or a number.")
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Instead: the time of a call that may stay, 50% or microseconds."),
+    ] = None,
     calibrate: Annotated[
         int | None, typer.Option(min=0, metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
@@ -66,17 +70,23 @@ def compress(
       pliant compress runs/fashion-filters --compressor low-rank --fraction 0.5 -o small
 
       pliant compress runs/fashion-filters --macs 50% -o half
+
+    A limit on time is met by tables of single layers, measured here and now; `--latency` checks the result.
     """
     taken = [name for name in FILES if (output / name).exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{output} holds {', '.join(taken)} already; --overwrite replaces them")
-    fraction, budget = _request(fraction, target_of(macs, "macs"), target_of(params, "params"))
+    limits = {"macs": target_of(macs, "macs"), "params": target_of(params, "params"), "time": target_of(time, "time")}
+    check_one({"fraction": fraction, **limits})
     loaded = load_run(RunFolder(run), data_root)
     section = loaded.recipe.sweep
     images = min(section.calibrate if calibrate is None else calibrate, len(loaded.data.learn))
     spec = _spec(section, compressor)
     batches = loaded.data.calibration(images, loaded.recipe.data.batch_size, loaded.recipe.seed) if images else None
     example, chosen = loaded.data.example(), build_compressor(spec)
+    budget = _budget(loaded, limits)
+    if budget is None and fraction is None:
+        fraction = 0.5
     done = cut_model(loaded.model, chosen, fraction, budget=budget, example=example, calibrate=batches, latency=latency)
     facts = {
         "run": str(run),
@@ -90,14 +100,14 @@ def compress(
     _tell(console(), output, done, facts)
 
 
-def _request(fraction: float | None, macs: float | None, params: float | None) -> tuple[float | None, Budget | None]:
-    if sum(each is not None for each in (fraction, macs, params)) > 1:
-        raise ValueError("fraction, macs and params exclude each other: give one of them")
-    if macs is not None:
-        return None, Macs(macs)
-    if params is not None:
-        return None, Params(params)
-    return (0.5 if fraction is None else fraction), None
+def _budget(run: Run, limits: dict[str, float | int | None]) -> Budget | None:
+    if limits["macs"] is not None:
+        return Macs(limits["macs"])
+    if limits["params"] is not None:
+        return Params(limits["params"])
+    if limits["time"] is not None:
+        return LatencyTarget(limits["time"], measure_latencies(run.model, run.data.example()))
+    return None
 
 
 def _write(output: Path, run: Run, done: Compressed, facts: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -54,3 +55,14 @@ def target_of(text: str | None, name: str) -> float | int | None:
         return int(text) if text.replace("_", "").isdecimal() else float(text)
     except ValueError:
         raise ValueError(f"{name} must look like 50%, 0.5 or 1200000, found {text!r}") from None
+
+
+def check_one(given: Mapping[str, object]) -> None:
+    """Check that at most one of some options is given.
+
+    Raises:
+        ValueError: naming those that are.
+    """
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"{', '.join(given)} exclude each other, found {' and '.join(names)}: give one of them")
