@@ -156,6 +156,41 @@ def test_large_tensors_get_their_largest_entries_without_sorting(make, k, n):
     assert min(shares) > 0.95
 
 
+def strong_centre(shape):
+    scale = torch.full(shape[2:], 0.2)
+    scale[1, 1] = 1.0
+    return shape, scale
+
+
+def falling(shape, *dims):
+    scale = torch.ones([1] * len(shape))
+    for dim in dims:
+        ranks = torch.arange(1, shape[dim] + 1).reshape([-1 if i == dim else 1 for i in range(len(shape))])
+        scale = scale * ranks**-0.7
+    return shape, scale
+
+
+STRUCTURES = {
+    "strong kernel centre": strong_centre((256, 256, 3, 3)),
+    "strong kernel centre of a large tensor": strong_centre((512, 512, 3, 3)),
+    "falling columns": falling((1024, 1024), 1),
+    "falling rows": falling((1024, 1024), 0),
+    "falling rows and columns": falling((256, 256, 3, 3), 0, 1),
+}
+
+
+@pytest.mark.parametrize("k", [0.1, 0.4])
+@pytest.mark.parametrize("make", [k_support_ball, k_sparse_polytope])
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_the_sample_of_a_large_tensor_sees_every_place_of_its_layout_alike(name, make, k):
+    ball, state = make(k, 2.0), {}
+    shape, scale = STRUCTURES[name]
+    g = scale * torch.randn(shape, generator=generator())
+    shares = [share(ball, ball.lmo(g, state), g) for _ in range(5)]
+    assert shares[0] >= 0.97
+    assert min(shares[3:]) >= 0.99
+
+
 @pytest.mark.parametrize("make", [k_support_ball, k_sparse_polytope])
 @pytest.mark.parametrize("kind", ["ties", "sparse", "zero"])
 def test_ties_and_zeros_of_large_tensors_are_legal(make, kind):

@@ -53,8 +53,13 @@ class Batch:
         """
         for point in self.points:
             point.prepare()
+        device = self.points[0].params[0].device
         if usable is not None:
-            usable = usable.to(self.points[0].params[0].device, non_blocking=True)
+            usable = usable.to(device, non_blocking=True)
+        with torch.autocast(device.type, enabled=False):
+            return self._step(grads, usable)
+
+    def _step(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
         moving = [j for j, grad in enumerate(grads) if grad is not None]
         momentum = [self._advance(j, grad, usable) for j, grad in enumerate(grads)]
         found = self.oracle.vertices(momentum, usable)
@@ -69,8 +74,7 @@ class Batch:
         )
         alpha = self._step_sizes(now, usable)
         for move, (j, x) in zip(now.moves, weights.items(), strict=True):
-            with torch.autocast(x.device.type, enabled=False):
-                move.lerp_into(x, alpha)
+            move.lerp_into(x, alpha)
             self._put_back(j, x)
         return list(alpha.unbind())
 
@@ -114,8 +118,7 @@ class Batch:
 
     def _step_sizes(self, now: Situation, usable: Tensor | None) -> Tensor:
         rule: StepRule = self.points[0].group["step_rule"]
-        with torch.autocast(now.index.device.type, enabled=False):
-            factor = rule.factor(now)
+        factor = rule.factor(now)
         rates = [point.group["lr"] for point in self.points]
         if any(isinstance(rate, Tensor) for rate in rates):
             like = now.index
@@ -136,9 +139,9 @@ def batches(points: Iterable[Point], *, merge: bool | None) -> list[Batch]:
     kinds: dict[Any, list[Point]] = {}
     for number, point in enumerate(points):
         if any(point.live):
-            mergeable = merge is not False and all(point.live) and isinstance(point.region, Ball)
-            together = mergeable and (merge or _small(point))
-            kinds.setdefault(_kind(point) if together else number, []).append(point)
+            together = merge is not False and all(point.live) and (merge or _small(point))
+            kind = _kind(point, point.region) if together and isinstance(point.region, Ball) else number
+            kinds.setdefault(kind, []).append(point)
     return [Batch.of(tuple(members)) for members in kinds.values()]
 
 
@@ -146,9 +149,8 @@ def _small(point: Point) -> bool:
     return all(p.numel() <= SMALL.get(p.device.type, SMALL["cuda"]) for p in point.params)
 
 
-def _kind(point: Point) -> Any:  # noqa: ANN401  (anything hashable)
-    region, group, first = point.region, point.group, point.states[0]
-    assert isinstance(region, Ball)  # noqa: S101  (for the type checker: only balls are merged)
+def _kind(point: Point, region: Ball) -> Any:  # noqa: ANN401  (anything hashable)
+    group, first = point.group, point.states[0]
     forms = tuple((p.shape, p.dtype, p.device, p.grad.dtype) for p in point.params if p.grad is not None)
     memory = tuple((key, value.shape) for key, value in first.get("oracle", {}).items())
     rates = (group["momentum"], group["dampening"], group["exact"], group["precision"])

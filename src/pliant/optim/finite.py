@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pliant.spec import register
 
+SMALL = 2**16  # entries; up to here looking at a tensor takes longer than copying it
+
 
 @register
 class NonFinite(Enum):
@@ -36,5 +38,14 @@ def all_finite(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _finite(tensors: list[Tensor]) -> Tensor:
     # The largest entry is finite exactly if all are; a sum may overflow.
     if tensors[0].device.type == "cpu":
-        return torch.isfinite(torch.stack([end.float() for x in tensors for end in torch.aminmax(x)])).all()
+        return torch.isfinite(torch.stack([end.float() for x in _few(tensors) for end in torch.aminmax(x)])).all()
     return torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, torch.inf)])).all()  # noqa: SLF001
+
+
+def _few(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the tensors, the small ones of a dtype as one."""
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for x in tensors:
+        if x.numel() <= SMALL:
+            small.setdefault(x.dtype, []).append(x.reshape(-1))
+    return [x for x in tensors if x.numel() > SMALL] + [torch.cat(parts) for parts in small.values()]

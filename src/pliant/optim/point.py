@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant.optim.account import open_account
+from pliant.optim.account import START, open_account
 from pliant.optim.precision import HALF, Precision
 from pliant.regions.region import Region
 
@@ -55,7 +55,8 @@ class Point:
             if "momentum_buffer" not in state and p.grad is not None:
                 dtype = torch.float32 if p.dtype in HALF else p.dtype
                 state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        open_account(self.states[0], self.like)
+        if not self.states[0].keys() >= START.keys():
+            open_account(self.states[0], self.like)
 
     def direction(self) -> list[Tensor]:
         """Return the gradients; for parameters without one the momentum, or zero."""

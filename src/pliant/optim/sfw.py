@@ -237,10 +237,14 @@ def _nonfinite_names(group: dict[str, Any]) -> list[str]:
     return [name for name, p in pairs if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
 
 
+def _sparse(p: Tensor) -> bool:
+    return p.grad is not None and p.grad.layout is not torch.strided
+
+
 def _refuse_sparse(groups: list[dict[str, Any]]) -> None:
-    pairs = [pair for group in groups for pair in zip(names(group), group["params"], strict=True)]
-    sparse = [name for name, p in pairs if p.grad is not None and p.grad.layout is not torch.strided]
-    if sparse:
+    if any(_sparse(p) for group in groups for p in group["params"]):
+        pairs = [pair for group in groups for pair in zip(names(group), group["params"], strict=True)]
+        sparse = [name for name, p in pairs if _sparse(p)]
         raise ValueError(
             f"the gradient of {', '.join(sparse)} must be dense, found a sparse one; no weight was touched. Build the "
             "embedding with sparse=False"

@@ -131,7 +131,7 @@ class TopK(Gauge):
         if k == a.shape[-1]:
             return self._spread(a)
         # By index and never by threshold: ties must not select more than k.
-        top, index = a.topk(k, dim=-1)
+        top, index = a.topk(k, dim=-1, sorted=False)
         return torch.zeros_like(a).scatter(-1, index, self._spread(top))
 
     def _spread(self, top: Tensor) -> Tensor:

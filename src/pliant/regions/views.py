@@ -167,7 +167,7 @@ class Filters(View):
         alone = norms.numel() == norms.shape[-1]  # channels of several points cannot be chosen by one index
         if pattern is None or 2 * pattern.count > norms.shape[-1] or self.axes.out != 0 or not alone:
             return (self.scaled(x, factors),)
-        index = a.reshape(-1).topk(pattern.count).indices
+        index = a.reshape(-1).topk(pattern.count, sorted=False).indices
         rows = x[(0,) * self.batch]
         chosen = rows.index_select(0, index) * across(factors.reshape(-1)[index], rows.ndim)
         return (Channels(index, chosen, rows.shape, self.batch),)
