@@ -165,6 +165,7 @@ _SHORT = {
     "an output of the model": OUTPUTS,
     "an output layer of the model": OUTPUTS,
     "its forward computes with a fixed width": "the forward around them computes with a fixed width",
+    "its channels are split into equal parts": "their channels are split into equal parts, which ties them all",
     "its channels are normalised together": "their channels are normalised together",
     "it meets a tensor of fixed width": "they meet a tensor of fixed width",
     "it meets channels that must stay": "they meet channels that must stay",

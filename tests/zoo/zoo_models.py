@@ -55,7 +55,7 @@ def ours(name: str, *, fast: bool = False, size: int = 16, **options: object) ->
 
 
 def own(name: str, build: Callable[[], nn.Module], example: Callable[[], Tensor]) -> Architecture:
-    return Architecture("the tests", name, build, example)
+    return Architecture("the tests", name, build, example, fast=True)
 
 
 def vision(name: str, *, size: int = 64, fast: bool = False, narrow: bool = False, **options: object) -> Architecture:
@@ -193,7 +193,7 @@ ZOO = (
     dense_prediction("deeplabv3_mobilenet_v3_large"),
     dense_prediction("fcn_resnet50"),
     dense_prediction("lraspp_mobilenet_v3_large"),
-    image_model("deit_tiny_patch16_224", img_size=64, depth=2, embed_dim=48),
+    image_model("deit_tiny_patch16_224", fast=True, img_size=64, depth=2, embed_dim=48),
     mixer(),
     image_model("resnetv2_50", layers=(1, 1, 1, 1)),
     image_model("repvgg_a0"),
@@ -204,7 +204,7 @@ ZOO = (
     image_model("cait_xxs24_224", img_size=64, depth=2),
     image_model("xcit_nano_12_p16_224", img_size=64, depth=2),
     image_model("levit_128s", img_size=64),
-    image_model("coat_tiny", img_size=64),
+    image_model("coat_tiny", img_size=64, serial_depths=(1, 1, 1, 1), parallel_depth=1),
     image_model("pit_ti_224", img_size=64),
     image_model("mobilevit_xxs"),
     image_model("edgenext_xx_small"),

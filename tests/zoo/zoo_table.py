@@ -17,8 +17,8 @@ evaluation mode and, dropout apart, in training mode.
 
 - In float64 the outputs differ by at most 1e-10 of what another input changes in them, so that nothing passes because
   it hardly depends on its input. (Ranks of models above three million parameters are compared in float32 only.)
-- In float32 they differ by at most 1e-5 of the largest output, or by what rounding alone does to them where batch
-  statistics of few values make that more.
+- In float32 they differ by at most 1e-5 of the largest output, or by no more than either model's own rounding where
+  batch statistics of few values make that larger.
 - Parameters and MACs are those that the cut predicted, to the last one, and there are fewer parameters than before.
 - Weights are random, no parameter is constant, and the cut has been through JSON. Models that draw random numbers in
   training mode, other than for dropout, are compared in evaluation mode only.

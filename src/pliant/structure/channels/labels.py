@@ -147,6 +147,8 @@ class Labels:
         ordered = parts.sort(dim=1).values
         if not bool((ordered == ordered[:1]).all()):
             self.unify(parts, parts[:1], "its channels are split into equal parts, one of which is fixed")
+            found = torch.unique(parts).numpy()
+            self._notes.append((found[found > 0], "its channels are split into equal parts, which ties them all"))
 
 
 def components(count: int, pairs: list[Indices]) -> Indices:
