@@ -259,7 +259,17 @@ def test_debug_keeps_the_traceback(monkeypatch):
 
 def test_list_names_everything_that_recipes_know():
     text = pliant("list")
-    for name in ("digits", "fashion-mnist", "cnn-4", "vit", "k-support", "low-rank", "unstructured", "shrinkage"):
+    for name in (
+        "digits",
+        "fashion-mnist",
+        "cnn-4",
+        "vit",
+        "k-support",
+        "low-rank",
+        "unstructured",
+        "rules",
+        "shrinkage",
+    ):
         assert name in text
 
 

@@ -13,6 +13,7 @@ from carrying import batches, build, cut, masks, same_bits, sliced, small_of, tr
 from torch import nn
 
 from pliant.compress.carry import CarryError, carry_over, move_optimizer
+from pliant.compress.carry.regions import Change, refit
 from pliant.optim import SFW, FastGradientScaled, GradientScaled, Shrinkage
 from pliant.regions import (
     Axes,
@@ -24,6 +25,7 @@ from pliant.regions import (
     Lp,
     Scaled,
     Singular,
+    Slices,
     TopK,
     group_k_support_ball,
     l2_ball,
@@ -32,10 +34,18 @@ from pliant.structure.plan import Plan
 from pliant.structure.treatment import Constraint
 
 GAUGES = [TopK(1), TopK(3), TopK(0.4), TopK(1.0), TopK(0.4, math.inf), Lp(1.0), Lp(1.5), Lp(2.0), Lp(math.inf)]
+
+
+def coupled_plan(model):
+    example = torch.zeros(2, 3, 6, 6, dtype=model.stem.weight.dtype)
+    return Plan.for_filters(model, k=0.4, coupled=True, example=example)
+
+
 PLANS = {
     "filters": lambda model: Plan.for_filters(model, k=0.4),
     "filters, norms as rows": lambda model: Plan.for_filters(model, k=0.4, norms=Constraint(TopK(0.3))),
     "low rank": lambda model: Plan.for_low_rank(model, k=0.4),
+    "coupled channels": coupled_plan,
     "unstructured": lambda model: Plan.for_unstructured(model, k=0.1),
 }
 
@@ -159,6 +169,38 @@ def test_coupled_atoms_are_cut_together():
     whole = [model.get_parameter(n).detach() * masks(model)[n] for n in names]
     sliced_ones = [small.get_parameter(n).detach() for n in names]
     torch.testing.assert_close(left.value(sliced_ones), Ball(TopK(0.5), view, 4.0).value(whole))
+
+
+def test_a_coupled_plan_becomes_that_of_the_small_model():
+    model, optimizer = started("coupled channels")
+    small = small_of(model)
+    left = carry_over(optimizer, model, small, cut()).optimizer.param_groups
+    fresh = coupled_plan(small)
+    assert [group["param_names"] for group in left] == [list(group.names) for group in fresh]
+    found = [group["region"].view.view for group in left if group["region"] is not None]
+    assert found == [group.target.view.view for group in fresh if isinstance(group.target, Ball)]
+    assert {type(member) for view in found for member in view.members} == {Filters, Slices}
+    radii = [group["region"].radius for group in optimizer.param_groups if group["region"] is not None]
+    assert [group["region"].radius for group in left if group["region"] is not None] == radii
+
+
+def test_slices_follow_whatever_is_taken_out_of_them():
+    view = Slices.of(0, [1, 1, 0, 3, 2, 2, 1, 0], 4)
+    whole = Change("w", (8, 5), (5, 5), lost=((0, (2, 7, 4)), (1, ())))
+    assert refit(view, [whole]) == Slices.of(0, [0, 0, 2, 1, 0], 3)  # atom 0 is gone, atom 2 keeps a slice
+    assert refit(view, [Change("w", (8, 5), (8, 3), lost=((1, (0, 1)),))]) == view
+    alone = Change("w", (8, 5), (3, 5), lost=((0, (0, 1, 5, 6, 7)),))
+    assert refit(view, [alone]) == Slices.of(0, [0, 2, 1], 3)
+    pair = Coupled((view, Filters(Axes(out=1))))
+    changes = [Change("w", (8, 5), (5, 5), lost=((0, (0, 1, 6)),)), Change("v", (2, 4), (2, 3), lost=((1, (1,)),))]
+    left = refit(pair, changes)
+    assert left == Coupled((Slices.of(0, [0, 2, 1, 1, 0], 3), Filters(Axes(out=1))))
+
+
+def test_channels_that_are_no_slices_of_one_dimension_are_refused_by_name():
+    view = Coupled((Slices.of(0, [0, 0, 1, 1, 2, 2, 3, 3], 4), Filters(Axes(out=1, groups=2))))
+    with pytest.raises(CarryError, match=r"channels of 'v', .*groups=2.*, are no slices along one dimension"):
+        refit(view, [Change("w", (8, 5), (6, 5), lost=((0, (0, 1)),)), Change("v", (4, 2), (4, 2))])
 
 
 def test_joint_views_of_a_grouped_convolution_follow_member_by_member():

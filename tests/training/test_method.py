@@ -5,6 +5,7 @@ from training_recipes import tiny
 
 from pliant.models import create
 from pliant.optim import SFW
+from pliant.structure import Free, Plan
 from pliant.training.method import build_method
 from pliant.training.schedules import Constant, Cosine, Linear, scheduler_for
 
@@ -90,6 +91,15 @@ def test_what_the_recipe_leaves_out_is_the_plans_own_default(model, plan):
 def test_treatments_of_the_recipe_reach_the_plan(model, norms, text):
     method = build_method(tiny(f"method.norms={norms}").method, model, example=EXAMPLE, total_steps=STEPS)
     assert text in str(method.plan)
+
+
+def test_coupled_atoms_of_the_recipe_reach_the_plan(model):
+    recipe = tiny("method.coupled=true", "method.k=2", "method.rest={type: free, lr: 0.2}").method
+    plan = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS).plan
+    names = ("features.conv1.weight", "features.bn1.weight", "features.bn1.bias")
+    assert plan.to_json() == Plan.for_filters(model, k=2, coupled=True, example=EXAMPLE, rest=Free(lr=0.2)).to_json()
+    assert plan.groups[0].names == names
+    assert tiny().method.coupled is False
 
 
 def test_building_moves_no_weight(model):

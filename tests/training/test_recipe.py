@@ -125,6 +125,12 @@ def test_every_wrong_field_is_reported_at_once(path):
     assert all(field in message for field in ("train.epochs", "method.k", "data.name"))
 
 
+def test_coupled_atoms_need_the_plan_for_filters_and_join_norms_themselves(path):
+    assert Recipe.from_yaml(path, ["method.coupled=true"]).method.coupled
+    assert "coupled: true needs plan: filters" in error_of(path, "method.coupled=true", "method.plan=low-rank")
+    assert "leave out norms of type joined" in error_of(path, "method.coupled=true", "method.norms={type: joined}")
+
+
 def test_joined_norms_need_the_plan_for_filters(path):
     assert Recipe.from_yaml(path, ["method.norms={type: joined}"]).method.norms.type == "joined"
     assert "plan: filters" in error_of(path, "method.norms={type: joined}", "method.plan=low-rank")

@@ -44,6 +44,7 @@ def rows_of(folder):
 METHODS = {
     "sgd": ["method={type: sgd, lr: 0.1, schedule: cosine}"],
     "filters, joined": ["method.norms={type: joined}"],
+    "filters, coupled": ["method.coupled=true"],
     "low rank, gradient": ["method.plan=low-rank", "method.step={type: gradient}", "method.lr=0.1"],
     "dropout": ["method={type: sgd}", "model={name: 'training_models:dropout_net'}"],
 }

@@ -12,6 +12,7 @@ from pliant.cli.console import console
 from pliant.cli.errors import user_errors
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
+from pliant.structure import Plan
 from pliant.training.recipe_method import (
     BALLS,
     DiameterStep,
@@ -22,14 +23,22 @@ from pliant.training.recipe_method import (
 )
 from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, UnstructuredSpec
 
+PLANS: dict[str, Callable[..., Any]] = {
+    "filters": Plan.for_filters,  # with coupled: true, all that filter pruning removes with a channel is one atom
+    "low-rank": Plan.for_low_rank,
+    "unstructured": Plan.for_unstructured,
+    "rules": Plan.from_rules,
+}
+
 
 @user_errors
 def list_names() -> None:
-    """List data sets, models, balls, compressors and step rules, by the names that recipes use."""
+    """List data sets, models, plans, balls, compressors and step rules, by the names that recipes use."""
     out = console()
     for title, names in (
         ("Data sets (data.name)", DATASETS),
         ("Models (model.name, or package.module:function)", MODELS),
+        ("Plans (method.plan)", PLANS),
         ("Balls (norms and rest of type ball)", BALLS),
         ("Compressors (sweep.compressors)", _by_type(FilterSpec, LowRankSpec, BothSpec, UnstructuredSpec)),
         (

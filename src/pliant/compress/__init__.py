@@ -15,7 +15,6 @@ from pliant.compress.budgets import (
     measure_latencies,
 )
 from pliant.compress.calibrate import Inputs, recalibrate_batchnorm
-from pliant.compress.candidates import Layers
 from pliant.compress.compressed import Compressed, compress, output_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
@@ -29,6 +28,7 @@ from pliant.compress.sweep import Row, sweep
 from pliant.compress.tensor_file import StoreError
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.compress.variance import match_variance
+from pliant.structure.channels.kinds import Layers
 
 __all__ = [
     "L1",

@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
 from pliant.compress.probe import Probe
-from pliant.spec import register
+from pliant.structure.channels.kinds import Layers, matches
 from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
 from pliant.structure.norms import NORM_LAYERS
-
-
-@register
-class Layers(Enum):
-    """Which kinds of layers are cut; output layers never are."""
-
-    AUTO = "auto"  # the convolutions; in a model without any, the linear layers
-    CONVOLUTIONS = "convolutions"  # transposed ones too
-    LINEARS = "linears"
-    ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -64,11 +52,6 @@ def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequen
         else:
             skipped[name] = reason
     return Candidates(layers, skipped)
-
-
-def matches(name: str, patterns: Sequence[str]) -> str | None:
-    """Return the first of the patterns that a name matches."""
-    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
 def check_ignore(ignore: Sequence[str]) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pliant.compress.candidates import Layers, matches, shared_layers
+from pliant.compress.candidates import shared_layers
 from pliant.compress.reading import CutError
-from pliant.compress.slices import tensors_of
 from pliant.compress.verify import verify
 from pliant.structure.channels import ChannelGroup, Role, channel_graph
+from pliant.structure.channels.kinds import Layers, choose_groups
 from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
 from pliant.structure.norms import Example
 
@@ -36,22 +36,18 @@ def choose(
         CutError: under `strict`.
     """
     graph = channel_graph(model, example)
-    kinds = {group.name: _kind(model, group) for group in graph.groups}
-    wanted = _wanted(kind, set(kinds.values()))
+    choice = choose_groups(model, graph.groups, kind=kind, ignore=ignore)
     reasons = dict(graph.refused)
-    groups = []
-    for group in graph.groups:
-        reason = _unwanted(group, kinds[group.name], wanted, ignore)
-        if reason is None:
-            groups.append(group)
-        else:
-            reasons |= dict.fromkeys(_layers(group), reason)
-    exact, failed = verify(model, groups, example)
-    for group in groups:
+    for group, reason in choice.aside:
+        reasons |= dict.fromkeys(_layers(group), reason)
+    exact, failed = verify(model, choice.groups, example)
+    for group in choice.groups:
         if group.name in failed:
             reasons |= dict.fromkeys(_layers(group), failed[group.name])
     if strict:
-        _refuse(model, wanted, {name: reasons[name] for name in reasons if name in graph.refused or name in failed})
+        _refuse(
+            model, choice.kinds, {name: reasons[name] for name in reasons if name in graph.refused or name in failed}
+        )
     cut = {layer for group in exact for layer in _layers(group)}
     rest = {name: reason for name, reason in reasons.items() if name not in cut}
     return exact, _unmentioned(model, {*cut, *rest}) | rest
@@ -71,46 +67,13 @@ def _layers(group: ChannelGroup) -> list[str]:
     return [member.tensor.removesuffix(".weight") for member in group.of(Role.OUTPUT)]
 
 
-def _kind(model: nn.Module, group: ChannelGroup) -> Layers | None:
-    """Return CONVOLUTIONS if one of them makes the channels, LINEARS for matrices, None for tables alone."""
-    tensors = tensors_of(model)
-    makers = group.of(Role.OUTPUT)
-    if any(tensors[member.tensor].ndim > 2 for member in makers):
-        return Layers.CONVOLUTIONS
-    tables = [isinstance(model.get_submodule(member.layer), nn.Embedding | nn.EmbeddingBag) for member in makers]
-    return None if all(tables) else Layers.LINEARS
-
-
-def _wanted(kind: Layers, found: set[Layers | None]) -> set[Layers | None]:
-    if kind is Layers.ALL:
-        return {Layers.CONVOLUTIONS, Layers.LINEARS, None}
-    if kind is not Layers.AUTO:
-        return {kind}
-    return {Layers.CONVOLUTIONS if Layers.CONVOLUTIONS in found else Layers.LINEARS}
-
-
-def _unwanted(
-    group: ChannelGroup, kind: Layers | None, wanted: set[Layers | None], ignore: Sequence[str]
-) -> str | None:
-    for member in group.members:
-        if member.role is Role.INPUT:
-            continue
-        for name in (member.layer, member.tensor):
-            pattern = matches(name, ignore)
-            if pattern is not None:
-                return f"{name!r} matches the ignore pattern {pattern!r}"
-    if kind not in wanted:
-        return f"{'a table' if kind is None else kind.name.lower()} not among the layers asked for"
-    return None
-
-
-def _refuse(model: nn.Module, wanted: Collection[Layers | None], reasons: Mapping[str, str]) -> None:
+def _refuse(model: nn.Module, kinds: Collection[Layers | None], reasons: Mapping[str, str]) -> None:
     modules = dict(model.named_modules())
     bad = []
     for name, reason in reasons.items():
         module = modules.get(name)
         kind = Layers.CONVOLUTIONS if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else Layers.LINEARS
-        if isinstance(module, PRUNABLE) and kind in wanted and not reason.startswith(_OUTPUT):
+        if isinstance(module, PRUNABLE) and kind in kinds and not reason.startswith(_OUTPUT):
             bad.append(f"{name}: {reason}")
     if bad:
         raise CutError(f"these layers cannot be cut, and strict=True leaves none out: {'; '.join(bad)}")

@@ -13,7 +13,7 @@ from pliant.compress.atoms import PerLayer, Scope
 from pliant.compress.budgets import Budget
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
-from pliant.compress.candidates import Layers, check_ignore
+from pliant.compress.candidates import check_ignore
 from pliant.compress.channel_choice import choose
 from pliant.compress.channel_survey import ChannelSurvey
 from pliant.compress.compressor import Compressor, check_request, options_of
@@ -24,6 +24,7 @@ from pliant.compress.scores import GroupNorm, Score
 from pliant.compress.slices import check_groups, remove_slices, tensors_of, zero_slices
 from pliant.spec import register
 from pliant.structure.channels import ChannelGroup
+from pliant.structure.channels.kinds import Layers
 from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, norm_after
 

@@ -15,7 +15,7 @@ from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Knob
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
-from pliant.compress.candidates import Candidates, Layers, check_ignore, find_candidates
+from pliant.compress.candidates import Candidates, check_ignore, find_candidates
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.factor import Factors, rank_of, spectrum, split, split_cost, truncate_weight
@@ -24,6 +24,7 @@ from pliant.compress.ranks import EqualFraction, RankRule
 from pliant.compress.surgery import replace
 from pliant.metrics.size import count_macs
 from pliant.spec import register
+from pliant.structure.channels.kinds import Layers
 from pliant.structure.matricise import PRUNABLE
 from pliant.structure.norms import Example
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from pliant.compress.atoms import Global, Scope, lowest
 from pliant.compress.budgets import Budget
-from pliant.compress.candidates import check_ignore, matches
+from pliant.compress.candidates import check_ignore
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
+from pliant.structure.channels.kinds import matches
 from pliant.structure.norms import NORM_LAYERS, Example, refuse_compiled
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)

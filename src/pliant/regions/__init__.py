@@ -21,6 +21,7 @@ from pliant.regions.catalogue import (
 from pliant.regions.composite import Coupled, Joint, Scaled
 from pliant.regions.gauges import Gauge, Lp, TopK
 from pliant.regions.region import Region
+from pliant.regions.slices import Slices
 from pliant.regions.vertex import Channels, LowRank, Move, Product, Vertex
 from pliant.regions.views import Entries, Filters, Singular, Split, View
 
@@ -42,6 +43,7 @@ __all__ = [
     "Region",
     "Scaled",
     "Singular",
+    "Slices",
     "Split",
     "TopK",
     "Vertex",

@@ -10,9 +10,22 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from pliant.regions import entrywise
 from pliant.regions.gauges import Gauge
+from pliant.regions.scaling import to_unit_peak
+from pliant.regions.slices import Slices
 from pliant.regions.vertex import Vertex
-from pliant.regions.views import Filters, Memory, Shape, Split, View, above_underflow, exact_maximiser, ratio
+from pliant.regions.views import (
+    Filters,
+    Memory,
+    Shape,
+    Split,
+    View,
+    above_underflow,
+    exact_maximiser,
+    in_range,
+    ratio,
+)
 from pliant.spec import register
 
 T = TypeVar("T")
@@ -72,18 +85,19 @@ class Joint(View):
 class Coupled(View):
     """Atom i is channel i of every member together; its magnitude is the Euclidean norm over all of them.
 
-    This is the atom that removing a channel takes out: the filter, its bias, its norm scale and shift.
+    This is the atom that removing a channel takes out: the filter, its bias, its norm scale and shift. Where a channel
+    has several slices in a tensor, as a head of attention does, its member is `Slices`.
 
     Args:
-        members: `Filters` views of one tensor each, all with the same number of channels.
+        members: `Filters` or `Slices` views of one tensor each, all with the same number of channels.
     """
 
-    members: tuple[Filters, ...]
+    members: tuple[Filters | Slices, ...]
 
     def __post_init__(self) -> None:
         _check_members(self.members)
-        if not all(isinstance(view, Filters) for view in self.members):
-            raise ValueError(f"members of Coupled must be Filters views, found {self.members!r}")
+        if not all(isinstance(view, Filters | Slices) for view in self.members):
+            raise ValueError(f"members of Coupled must be Filters or Slices views, found {self.members!r}")
 
     @property
     def arity(self) -> int:
@@ -109,15 +123,17 @@ class Coupled(View):
 
     def split(self, *xs: Tensor, leading: int) -> Split:  # noqa: ARG002  (all magnitudes are at hand)
         norms = above_underflow(self.magnitudes(*xs))
-
-        def compact(a: Tensor) -> tuple[Vertex, ...]:
-            factors = ratio(a, norms)
-            return tuple(view.scaled(x, factors) for view, x in zip(self.members, xs, strict=True))
-
-        return Split(norms, compact)
+        return Split(norms, lambda a: self._scaled(xs, ratio(a, norms)))
 
     def maximiser(self, gauge: Gauge, *xs: Tensor, memory: Memory) -> tuple[Vertex, ...]:  # noqa: ARG002  (exact)
-        return exact_maximiser(self, gauge, xs)
+        if sum(math.prod(x.shape[self.batch :]) for x in xs) <= entrywise.LARGE:
+            return exact_maximiser(self, gauge, xs)
+        norms = in_range(self.magnitudes(*xs))  # no copy of large tensors: only their norms are scaled
+        a = gauge.vertex(to_unit_peak([norms], self.batch)[0][0])
+        return self._scaled(xs, ratio(a, norms))
+
+    def _scaled(self, xs: Sequence[Tensor], factors: Tensor) -> tuple[Vertex, ...]:
+        return tuple(view.scaled(x, factors) for view, x in zip(self.members, xs, strict=True))
 
     def stacked(self) -> View:
         return Coupled(tuple(replace(view, batch=view.batch + 1) for view in self.members))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,11 @@ from pliant.regions.gauges import Lp, TopK
 from pliant.regions.region import Region
 from pliant.regions.views import Filters, Singular
 from pliant.spec import from_spec, to_spec
-from pliant.structure.group import Group, constrained, describe, joined
+from pliant.structure.assign import assign, choice, others
+from pliant.structure.channels import ChannelGroup
+from pliant.structure.channels.kinds import Layers
+from pliant.structure.coupled import channel_groups, coupled_balls
+from pliant.structure.group import Group, describe, joined
 from pliant.structure.norms import CHANNEL_NORMS, Example, is_norm, norm_after
 from pliant.structure.radius import InitScaled, RadiusRule
 from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
@@ -54,38 +58,58 @@ class Plan:
         rest: Treatment = REST,
         ignore: Sequence[str] = (),
         example: Example | None = None,
+        coupled: bool = False,
+        layers: Layers = Layers.AUTO,
     ) -> Plan:
         """Constrain filters by a group-k-support ball each, for `FilterPruning`.
 
         Filters are those of all convolutions; of all linear layers but the last where the model has no convolution.
 
+        With `coupled` there is one ball for each group of channels that `FilterPruning` cuts, instead of one for each
+        layer: the atom is all that makes a channel (filters, biases, norm scales and shifts of every layer that must
+        lose it together, each tensor in units of its initial norm), so that training shrinks exactly what the cut
+        removes. What is in no such ball is left to `norms` and `rest`: layers whose channels must stay, and tensors
+        that only partly belong to one group, such as a batch norm behind a concatenation.
+
         Args:
             model: any module; frozen parameters are left out.
-            k: filters in a vertex: an int is a count, a float a fraction of the layer's filters.
+            k: filters in a vertex: an int is a count, a float a fraction of the layer's (the group's) filters.
             radius: radius rule of the filters.
             norms: treatment of norm scales and shifts; `Joined()` makes them part of the filter's atom. None: small
                 k-support balls for batch and instance norms, whose channels are the filters', and `rest` for others.
+                With `coupled`, what it says is for norm layers in no ball; None: `rest`, but the small k-support balls
+                for batch and instance norms of which a part can be cut.
             rest: treatment of all other parameters.
-            ignore: patterns of layer names whose weights are left to `rest`.
-            example: what the model can be called with; needed for `Joined()` only.
+            ignore: patterns of layer names whose weights are left to `rest`; with `coupled`, so is all that would lose
+                channels together with such a layer.
+            example: what the model can be called with; needed for `Joined()` and `coupled` only.
+            coupled: whether atoms are channels of all layers that lose them together.
+            layers: the kinds of layers that are meant, as in `FilterPruning`; for `coupled` only.
 
         Raises:
-            ValueError: if nothing is left to constrain, or `Joined()` comes without an example.
+            ValueError: if nothing is left to constrain, an example is missing, or options contradict each other.
         """
         slots = slots_of(model)
-        layers = ignored(filter_layers(model), ignore)
         kind = Constraint(TopK(k), Filters, radius)
+        if coupled:
+            if example is None:
+                raise ValueError("coupled=True needs example=..., an input to find which layers lose channels together")
+            if isinstance(norms, Joined):
+                raise ValueError("coupled=True joins norm layers by itself; norms= must be a treatment of the others")
+            found = channel_groups(model, example, layers=layers, ignore=ignore)
+            return Plan(_coupled(slots, found, kind, norms, rest))
+        if layers is not Layers.AUTO:
+            raise ValueError(f"layers=... is for coupled=True, found {layers}; use ignore=... to leave layers out")
+        modules = ignored(filter_layers(model), ignore)
         if norms is None:
-            own = _choice(layers, kind, NORMS_FOR_FILTERS, rest)
-            return Plan(_assign(slots, lambda slot: rest if _mixes_channels(slot.module) else own(slot)))
+            own = choice(modules, kind, NORMS_FOR_FILTERS, rest)
+            return Plan(assign(slots, lambda slot: rest if _mixes_channels(slot.module) else own(slot)))
         if not isinstance(norms, Joined):
-            return _preset(slots, layers, kind, norms, rest)
+            return _preset(slots, modules, kind, norms, rest)
         if example is None:
             raise ValueError("norms=Joined() needs example=..., an input to find which norm layer follows which filter")
-        atoms = joined(slots, layers, norm_after(model, example), kind)
-        taken = {id(slot.parameter) for group in atoms for slot in group.slots}
-        others = [slot for slot in slots if id(slot.parameter) not in taken]
-        return Plan([*atoms, *_assign(others, _choice({}, kind, norms.otherwise, rest))])
+        atoms = joined(slots, modules, norm_after(model, example), kind)
+        return Plan([*atoms, *assign(others(slots, atoms), choice({}, kind, norms.otherwise, rest))])
 
     @staticmethod
     def for_low_rank(
@@ -152,7 +176,7 @@ class Plan:
         """
         slots = slots_of(model)
         treatments = dict(zip((slot.name for slot in slots), match(slots, rules), strict=True))
-        return Plan(_assign(slots, lambda slot: treatments[slot.name]))
+        return Plan(assign(slots, lambda slot: treatments[slot.name]))
 
     @staticmethod
     def from_json(model: nn.Module, text: str) -> Plan:
@@ -230,38 +254,25 @@ class Plan:
 def _preset(
     slots: Sequence[Slot], layers: dict[str, nn.Module], kind: Constraint, norms: Treatment, rest: Treatment
 ) -> Plan:
-    return Plan(_assign(slots, _choice(layers, kind, norms, rest)))
+    return Plan(assign(slots, choice(layers, kind, norms, rest)))
+
+
+def _coupled(
+    slots: Sequence[Slot], channels: Sequence[ChannelGroup], kind: Constraint, norms: Treatment | None, rest: Treatment
+) -> list[Group]:
+    balls = coupled_balls(slots, channels, kind)
+    if not balls:
+        raise ValueError("no layer is left to constrain: no trainable weight makes the channels of one group alone")
+    left = others(slots, balls)
+    if norms is not None:
+        return [*balls, *assign(left, choice({}, kind, norms, rest))]
+    cut = {member.tensor for group in channels for member in group.members}
+
+    def choose(slot: Slot) -> Treatment:
+        return NORMS_FOR_FILTERS if slot.name in cut and isinstance(slot.module, CHANNEL_NORMS) else rest
+
+    return [*balls, *assign(left, choose)]
 
 
 def _mixes_channels(module: nn.Module) -> bool:
     return is_norm(module) and not isinstance(module, CHANNEL_NORMS)
-
-
-def _choice(
-    layers: dict[str, nn.Module], kind: Constraint, norms: Treatment, rest: Treatment
-) -> Callable[[Slot], Treatment]:
-    modules = set(layers.values())
-
-    def choose(slot: Slot) -> Treatment:
-        if slot.module in modules and slot.local == "weight":
-            return kind
-        return norms if is_norm(slot.module) else rest
-
-    return choose
-
-
-def _assign(slots: Sequence[Slot], choose: Callable[[Slot], Treatment]) -> list[Group]:
-    groups: list[Group] = []
-    free: dict[Free, list[Slot]] = {}
-    for slot in slots:
-        treatment = choose(slot)
-        if not isinstance(treatment, Treatment):
-            raise ValueError(
-                f"{slot.name}: the treatment must be a Constraint or Free, found {treatment!r}; "
-                "Joined() is for norms= of Plan.for_filters alone"
-            )
-        if isinstance(treatment, Free):
-            free.setdefault(treatment, []).append(slot)
-        else:
-            groups.append(constrained(slot, treatment))
-    return groups + [Group(tuple(members), target) for target, members in free.items()]

@@ -115,7 +115,7 @@ def build_plan(recipe: section.SFWMethod, model: nn.Module, example: Tensor) -> 
     if recipe.rest is not None:
         given["rest"] = _treatment(recipe.rest)
     if recipe.plan == "filters":
-        return Plan.for_filters(model, example=example, **given)
+        return Plan.for_filters(model, example=example, coupled=recipe.coupled, **given)
     if recipe.plan == "low-rank":
         return Plan.for_low_rank(model, **given)
     return Plan.for_unstructured(model, **given)

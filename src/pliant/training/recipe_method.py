@@ -139,6 +139,7 @@ class SFWMethod(Section):
     `start` multiplies the constrained weights before the first step.
 
     `k`, `radius`, `norms` and `rest` shape the presets; under `plan: rules` a list of rules says everything.
+    `coupled` makes one atom of all that filter pruning removes with a channel, in every layer, for `plan: filters`.
     `schedule` drives the learning rate of every group, except of those stepped by `shrinkage`: their profile is it.
     """
 
@@ -149,6 +150,7 @@ class SFWMethod(Section):
     norms: Norms | None = None
     rest: Rest | None = None
     rules: list[RuleSection] | None = None
+    coupled: bool = False
     lr: NonNegative = 1.0
     momentum: Momentum = 0.9
     start: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -169,6 +171,14 @@ class SFWMethod(Section):
     def _joined_needs_filters(self) -> Self:
         if isinstance(self.norms, JoinedTreatment) and self.plan != "filters":
             raise ValueError(f"norms of type joined need plan: filters, found plan: {self.plan}")
+        return self
+
+    @model_validator(mode="after")
+    def _coupled_needs_filters(self) -> Self:
+        if self.coupled and self.plan != "filters":
+            raise ValueError(f"coupled: true needs plan: filters, found plan: {self.plan}")
+        if self.coupled and isinstance(self.norms, JoinedTreatment):
+            raise ValueError("coupled: true joins norm layers by itself; leave out norms of type joined")
         return self
 
 

@@ -131,7 +131,8 @@ class _Packer:
             )
         (owner, _, local), (successor, _, _) = name.rpartition("."), heirs[0].name.rpartition(".")
         modules = self.passage.model.get_submodule(owner), self.passage.smaller.get_submodule(successor)
-        return Change(name, tuple(parameter.shape), tuple(heirs[0].parameter.shape), axes_change(*modules, local))
+        before, after = tuple(parameter.shape), tuple(heirs[0].parameter.shape)
+        return Change(name, before, after, axes_change(*modules, local), heirs[0].slices)
 
 
 def _check(optimizer: Optimizer, model: nn.Module) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from pliant.compress.carry import slicing
 from pliant.compress.carry.slicing import CarryError
-from pliant.regions import Axes, Ball, Coupled, Filters, Gauge, Joint, Region, Scaled, Singular, View
+from pliant.regions import Axes, Ball, Coupled, Filters, Gauge, Joint, Region, Scaled, Singular, Slices, View
+from pliant.regions.slices import channels_along
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, axes_of
 
 
@@ -23,12 +25,14 @@ class Change:
         before: its shape.
         after: its shape.
         axes: how it was read as matrices, and how it must be now; they differ where a convolution lost whole groups.
+        lost: the slices that it lost.
     """
 
     name: str
     before: tuple[int, ...]
     after: tuple[int, ...]
     axes: tuple[Axes, Axes] = (Axes(), Axes())
+    lost: slicing.Slices = ()
 
 
 def axes_change(old: nn.Module, new: nn.Module, local: str) -> tuple[Axes, Axes]:
@@ -62,7 +66,7 @@ def narrowed(region: Region, points: Sequence[Sequence[Change]]) -> Region:
     if not isinstance(region, Ball):
         _check(region, points)
         return region
-    views = {refit(region.view, [change.axes for change in point]) for point in points}
+    views = {refit(region.view, point) for point in points}
     if len(views) > 1:
         raise _divided(points)
     view = views.pop()
@@ -76,49 +80,80 @@ def narrowed(region: Region, points: Sequence[Sequence[Change]]) -> Region:
 
 
 @singledispatch
-def refit(view: View, axes: Sequence[tuple[Axes, Axes]]) -> View:  # noqa: ARG001  (for views that read matrices)
-    """Return a view for tensors whose axes changed.
+def refit(view: View, changes: Sequence[Change]) -> View:  # noqa: ARG001  (for views that know their slices)
+    """Return a view for what is left of its tensors.
 
     Args:
         view: before the cut.
-        axes: the axes of each of its tensors, before and after.
+        changes: one for each of its tensors.
     """
     return view
 
 
 @refit.register
-def _(view: Filters, axes: Sequence[tuple[Axes, Axes]]) -> View:
-    ((before, after),) = axes
+def _(view: Filters, changes: Sequence[Change]) -> View:
+    ((before, after),) = (change.axes for change in changes)
     return replace(view, axes=after) if view.axes == before else view
 
 
 @refit.register
-def _(view: Singular, axes: Sequence[tuple[Axes, Axes]]) -> View:
-    ((before, after),) = axes
+def _(view: Singular, changes: Sequence[Change]) -> View:
+    ((before, after),) = (change.axes for change in changes)
     return replace(view, axes=after) if view.axes == before else view
 
 
 @refit.register
-def _(view: Scaled, axes: Sequence[tuple[Axes, Axes]]) -> View:
-    return replace(view, view=refit(view.view, axes))
+def _(view: Scaled, changes: Sequence[Change]) -> View:
+    return replace(view, view=refit(view.view, changes))
 
 
 @refit.register
-def _(view: Coupled, axes: Sequence[tuple[Axes, Axes]]) -> View:
-    return replace(view, members=_refit_members(view.members, axes))
+def _(view: Slices, changes: Sequence[Change]) -> View:
+    return _without_atoms([view], changes)[0]
 
 
 @refit.register
-def _(view: Joint, axes: Sequence[tuple[Axes, Axes]]) -> View:
-    return replace(view, members=_refit_members(view.members, axes))
+def _(view: Coupled, changes: Sequence[Change]) -> View:
+    if all(isinstance(member, Filters) for member in view.members):
+        return replace(view, members=_refit_members(view.members, changes))
+    return replace(view, members=tuple(_without_atoms(view.members, changes)))
 
 
-def _refit_members(members: Sequence[View], axes: Sequence[tuple[Axes, Axes]]) -> tuple[Any, ...]:
+@refit.register
+def _(view: Joint, changes: Sequence[Change]) -> View:
+    return replace(view, members=_refit_members(view.members, changes))
+
+
+def _refit_members(members: Sequence[View], changes: Sequence[Change]) -> tuple[Any, ...]:
     found, start = [], 0
     for member in members:
-        found.append(refit(member, axes[start : start + member.arity]))
+        found.append(refit(member, changes[start : start + member.arity]))
         start += member.arity
     return tuple(found)
+
+
+def _without_atoms(members: Sequence[Filters | Slices], changes: Sequence[Change]) -> list[Filters | Slices]:
+    """Return views of what is left: an atom is gone when none of its slices is left in any of the tensors."""
+    left = []
+    for member, change in zip(members, changes, strict=True):
+        dim, owners = _owners(member, change)
+        removed = set(dict(change.lost).get(dim, ()))
+        left.append((dim, [atom for place, atom in enumerate(owners) if place not in removed]))
+    alive = sorted({atom for _, owners in left for atom in owners})
+    number = {atom: index for index, atom in enumerate(alive)}
+    return [
+        channels_along(dim, [number[atom] for atom in owners], len(alive), member.batch)
+        for member, (dim, owners) in zip(members, left, strict=True)
+    ]
+
+
+def _owners(view: Filters | Slices, change: Change) -> tuple[int, Sequence[int]]:
+    """Return a dimension, and the atom of each slice along it."""
+    if isinstance(view, Slices):
+        return view.dim, view.owners
+    if view.axes.out and view.axes.groups > 1:
+        raise CarryError(f"the channels of {change.name!r}, {view.axes}, are no slices along one dimension")
+    return view.axes.out, range(view.count(change.before))
 
 
 def _divided(points: Sequence[Sequence[Change]]) -> CarryError:
