@@ -291,7 +291,7 @@ def test_an_lmo_takes_a_parameter_that_needs_no_gradient_history():
         (lambda: Axes(groups=0), "groups must be an int of at least 1, found 0"),
         (lambda: Joint(()), "members must hold at least one view"),
         (lambda: Joint((Entries(), Entries(1))), "members must agree on batch"),
-        (lambda: Coupled((Filters(), Entries())), "must be Filters views"),
+        (lambda: Coupled((Filters(), Entries())), "must be Filters or Slices views"),
         (lambda: Scaled(Entries(), (1.0, 2.0)), "factors must be 1 numbers"),
         (lambda: Scaled(Entries(), (0.0,)), "factors must be positive and finite"),
         (lambda: Ball(TopK(1), Filters(Axes(groups=3)), 1.0).lmo(torch.ones(4, 2)), "groups must divide"),
