@@ -74,18 +74,25 @@ def zero_slices(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) ->
                 tensors[name].index_fill_(dim, torch.tensor(removed, device=tensors[name].device), 0.0)
 
 
+def without(tensor: Tensor, cuts: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+    """Return a copy without some slices, pairs (dimension, positions), in the memory format of the tensor."""
+    if not cuts:
+        return tensor.detach().clone()
+    left = tensor.detach()
+    for dim, removed in cuts:
+        kept = torch.ones(tensor.shape[dim], dtype=torch.bool)
+        kept[list(removed)] = False
+        left = left.index_select(dim, kept.nonzero().flatten().to(tensor.device))
+    return in_format_of(left, tensor)
+
+
 def remove_slices(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
     """Take every slice of the removed atoms out, and let the modules know their new sizes."""
     tensors = tensors_of(model)
     smaller = {}
     for name, cuts in removed_slices(groups, kept).items():
         old = tensors[name]
-        new = old.detach()
-        for dim, removed in cuts:
-            stay = torch.ones(old.shape[dim], dtype=torch.bool)
-            stay[list(removed)] = False
-            new = new.index_select(dim, stay.nonzero().flatten().to(old.device))
-        new = in_format_of(new, old)
+        new = without(old, cuts)
         smaller[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     changed = [module for module in model.modules() if _exchange(module, smaller)]
     for module in changed:

@@ -5,28 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-import torch
-from torch import Tensor
-
-from pliant.compress.surgery import in_format_of
-
 Slices = tuple[tuple[int, tuple[int, ...]], ...]  # pairs (dimension, removed positions)
 
 
 class CarryError(ValueError):
     """An optimizer, an average or a scheduler that cannot follow into the smaller model; nothing was changed."""
-
-
-def without(tensor: Tensor, slices: Slices) -> Tensor:
-    """Return a copy of a tensor without some slices, in the memory format of the tensor."""
-    if not slices:
-        return tensor.detach().clone()
-    left = tensor.detach()
-    for dim, removed in slices:
-        kept = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        kept[list(removed)] = False
-        left = left.index_select(dim, kept.nonzero().flatten().to(tensor.device))
-    return in_format_of(left, tensor)
 
 
 def shape_without(name: str, shape: Sequence[int], slices: Slices) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from torch.optim import Adagrad, Optimizer
 from torch.utils import _pytree as pytree
 
 from pliant.compress.carry.passage import Heir
-from pliant.compress.carry.slicing import CarryError, Slices, slices_beside, without
+from pliant.compress.carry.slicing import CarryError, Slices, slices_beside
+from pliant.compress.slices import without
 from pliant.optim.sfw import SFW
 
 
