@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pliant.regions.scaling import nonzero_length
 from pliant.regions.vertex import Move, Vertex, lengths
 from pliant.spec import register
 
@@ -46,7 +47,8 @@ class Situation:
 
     def size(self) -> Tensor:
         """Return norm_2(m), shape (points,)."""
-        return _together([lengths(m, 1) for m in self.momentum])
+        pairs = zip(self.momentum, self.vertices, strict=True)
+        return _together([lengths(m, 1) if v.asked is None else v.asked for m, v in pairs])
 
 
 class StepRule(ABC):
@@ -82,7 +84,7 @@ class GradientScaled(StepRule):
 
     def factor(self, now: Situation) -> Tensor | float:
         distance = now.distance()
-        return torch.where(distance > 0, now.size() / torch.where(distance > 0, distance, 1.0), 0.0)
+        return torch.where(distance > 0, now.size() / nonzero_length(distance), 0.0)
 
 
 @register

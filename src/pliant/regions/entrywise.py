@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pliant.regions.gauges import Flat, Proportional
-from pliant.regions.scaling import to_unit_peak
+from pliant.regions.scaling import nonzero, nonzero_length, to_unit_peak
 from pliant.regions.vertex import Product, across, lengths
 
 # Up to here the largest entries are found by sorting; above, by sampling or in two stages.
@@ -109,16 +109,11 @@ def largest(x: Tensor, pattern: Proportional | Flat, batch: int) -> Product:
     candidates = torch.cat([(first + torch.arange(cols, device=x.device)).flatten(-2), tail], dim=-1)
     index = candidates.gather(-1, sizes.gather(-1, candidates).topk(count, dim=-1, sorted=False).indices)
     top = flat.gather(-1, index)
-    top = top / _nonzero(top.abs().amax(-1, keepdim=True))
-    top = (
-        top.sign() if isinstance(pattern, Flat) else top / _nonzero(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
-    )
+    top = top / nonzero(top.abs().amax(-1, keepdim=True))
+    length = nonzero_length(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
+    top = top.sign() if isinstance(pattern, Flat) else top / length
     one = torch.ones((1,) * x.ndim, dtype=x.dtype, device=x.device)
     return Product(sizes.zero_().scatter_(-1, index, top).reshape(x.shape), one, batch, own=True)
-
-
-def _nonzero(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, 1.0)
 
 
 def _inverse(norms: Tensor) -> Tensor:

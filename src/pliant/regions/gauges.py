@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pliant.regions import projections
+from pliant.regions.scaling import nonzero, nonzero_length
 from pliant.spec import register
 
 
@@ -136,7 +137,7 @@ class TopK(Gauge):
 
     def _spread(self, top: Tensor) -> Tensor:
         if self.p == 2.0:
-            return top / _nonzero(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
+            return top / nonzero_length(torch.linalg.vector_norm(top, dim=-1, keepdim=True))
         return (top > 0).to(top.dtype)
 
     def project(self, a: Tensor, radius: float) -> Tensor:
@@ -200,8 +201,8 @@ class Lp(Gauge):
         if self.p == math.inf:
             return (a > 0).to(a.dtype)
         # Division by the largest first: a ** (q - 1) underflows for p near 1.
-        power = (a / _nonzero(a.amax(-1, keepdim=True))) ** (self._conjugate() - 1.0)
-        return power / _nonzero(_lp_norm(power, self.p).unsqueeze(-1))
+        power = (a / nonzero(a.amax(-1, keepdim=True))) ** (self._conjugate() - 1.0)
+        return power / nonzero(_lp_norm(power, self.p).unsqueeze(-1))
 
     def project(self, a: Tensor, radius: float) -> Tensor:
         if self.p == math.inf:
@@ -210,7 +211,7 @@ class Lp(Gauge):
             return TopK(1).project(a, radius)
         if self.p == 2.0:
             norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
-            return a * (radius / _nonzero(norm)).clamp_max(1.0)
+            return a * (radius / nonzero(norm)).clamp_max(1.0)
         return projections.onto_lp_ball(a, self.p, radius)
 
     def prox(self, a: Tensor, step: float | Tensor) -> Tensor:
@@ -218,7 +219,7 @@ class Lp(Gauge):
             return (a - step).clamp_min(0.0)
         if self.p == 2.0:
             norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
-            return a * (1.0 - step / _nonzero(norm)).clamp_min(0.0)
+            return a * (1.0 - step / nonzero(norm)).clamp_min(0.0)
         # Moreau: the prox of a norm is the residual of the projection onto the dual ball.
         step = float(step)
         return a - Lp(self._conjugate()).project(a, step) if step > 0.0 else a
@@ -232,14 +233,10 @@ class Lp(Gauge):
         return 1.0 if self.p == math.inf else self.p / (self.p - 1.0)
 
 
-def _nonzero(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, torch.ones_like(x))
-
-
 def _lp_norm(a: Tensor, p: float) -> Tensor:
     if p in {1.0, 2.0, math.inf}:
         return torch.linalg.vector_norm(a, p, dim=-1)
-    peak = _nonzero(a.detach().amax(-1, keepdim=True))
+    peak = nonzero(a.detach().amax(-1, keepdim=True))
     return torch.linalg.vector_norm(a / peak, p, dim=-1) * peak.squeeze(-1)
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from pliant.regions.scaling import nonzero, nonzero_length
+
 # Singular values below this share of the largest stay what they are under `polar`: directions of rounding.
 SMALLEST = 1e-3
 CHOLESKY_ROUNDS = 3
@@ -22,9 +24,9 @@ def orthonormal_columns(matrices: Tensor) -> Tensor:
         matrices: shape (*batch, rows, cols) with rows >= cols.
     """
     peak = matrices.abs().amax((-2, -1), keepdim=True)
-    scaled = matrices / torch.where(peak > 0, peak, 1.0)
+    scaled = matrices / nonzero(peak)
     norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True)
-    scaled = scaled / torch.where(norms > 0, norms, 1.0)
+    scaled = scaled / nonzero_length(norms)
     if matrices.device.type == "cpu":
         return torch.linalg.qr(scaled)[0]
     return _by_cholesky(scaled)
@@ -65,7 +67,7 @@ def polar(matrices: Tensor) -> Tensor:
     if matrices.shape[-2] > matrices.shape[-1]:
         return polar(matrices.mT).mT
     peak = matrices.abs().amax((-2, -1), keepdim=True)
-    x = matrices / torch.where(peak > 0, peak, 1.0)
+    x = matrices / nonzero(peak)
     x = x / _norm_bound(x @ x.mT).sqrt()
     lower = SMALLEST
     while lower < 1.0 - 1e-7:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pliant.regions.vertex import across
+
+
+def nonzero(x: Tensor) -> Tensor:
+    """Return largest entries to divide by: never below the smallest normal number."""
+    return x.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def nonzero_length(x: Tensor) -> Tensor:
+    """Return Euclidean norms to divide by: never below those whose squares are lost, so that quotients stay below 1."""
+    return x.clamp_min(math.sqrt(torch.finfo(x.dtype).tiny))
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -27,5 +38,5 @@ def to_unit_peak(xs: Sequence[Tensor], batch: int) -> tuple[list[Tensor], Tensor
     """
     peaks = [x.detach().abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
     peak = peaks[0] if len(peaks) == 1 else torch.stack(peaks).amax(0)
-    peak = torch.where(peak > 0, peak, 1.0)
+    peak = nonzero(peak)
     return [x / across(peak, x.ndim) for x in xs], peak

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pliant.regions.gauges import Flat, Proportional
 from pliant.regions.orthogonal import polar
-from pliant.regions.subspace import follow, nonzero
+from pliant.regions.scaling import nonzero_length
+from pliant.regions.subspace import follow
 
 Pair = tuple[Tensor, Tensor]
 
@@ -53,13 +54,13 @@ def _proportional(left: Tensor, right: Tensor, sizes: Tensor, count: int) -> Pai
     left, right, sizes = _largest(left, right, sizes, count)
     right = torch.where(sizes.unsqueeze(-1) > 0, right, 0.0)
     length = torch.linalg.vector_norm(sizes.flatten(-2), dim=-1)[..., None, None, None]
-    return left / (nonzero(length) * _stretch(left)), right
+    return left / (nonzero_length(length) * _stretch(left)), right
 
 
 def _flat(left: Tensor, right: Tensor, sizes: Tensor, count: int) -> Pair:
     """Rows are made orthonormal before the largest are chosen, so that any choice of them is a partial isometry."""
     alive = (sizes > 0).to(sizes.dtype).unsqueeze(-1)
-    rows = right / nonzero(sizes).unsqueeze(-1) * alive
+    rows = right / torch.where(sizes > 0, sizes, 1.0).unsqueeze(-1) * alive
     dead = torch.diag_embed(1.0 - alive.squeeze(-1))
     for _ in range(2):
         factor, failed = torch.linalg.cholesky_ex(rows @ rows.mT + dead)

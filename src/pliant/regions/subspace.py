@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pliant.regions.orthogonal import orthonormal_columns
+from pliant.regions.scaling import nonzero, nonzero_length
 
 # Over 1,000 training steps of a small network, objective over optimum at k = 10 % of the rank: 2 extra columns, mean
 # .994, minimum .62; 4 extra, .998 and .81; 8 extra, .9995 and .968.
@@ -67,7 +68,7 @@ def _iterate(matrices: Tensor, basis: Tensor) -> tuple[Factors, Tensor]:
     turn = _rotation(right @ right.mT)
     left, right = left @ turn, turn.mT @ right
     sizes = torch.linalg.vector_norm(right, dim=-1)
-    return Factors(left, right, sizes), (right / nonzero(sizes).unsqueeze(-1)).mT
+    return Factors(left, right, sizes), (right / nonzero_length(sizes).unsqueeze(-1)).mT
 
 
 def _rotation(gram: Tensor) -> Tensor:
@@ -89,8 +90,3 @@ def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
     generator = torch.Generator(like.device).manual_seed(0)
     noise = torch.randn(shape[-2:], generator=generator, dtype=like.dtype, device=like.device)
     return noise.expand(shape)
-
-
-def nonzero(x: Tensor) -> Tensor:
-    """Return x with 1 in place of 0."""
-    return torch.where(x > 0, x, 1.0)

@@ -23,6 +23,11 @@ class Move(ABC):
 class Vertex(Move):
     """One tensor of a vertex, in compact form."""
 
+    @property
+    def asked(self) -> Tensor | None:
+        """Norm_2 of the tensor that the oracle was asked about, shape (*batch,), where it came up on the way."""
+        return None
+
     @abstractmethod
     def dense(self) -> Tensor:
         """Return the vertex as a tensor that shares no memory with what it was made from."""
@@ -92,12 +97,14 @@ class Channels(Vertex):
         values: theirs, shape (k, *rest).
         shape: of the vertex, (channels, *rest); there are no batch dimensions but those of size 1.
         lead: number of batch dimensions of size 1 in front.
+        asked: as for every vertex.
     """
 
     index: Tensor
     values: Tensor
     shape: Sequence[int]
     lead: int
+    asked: Tensor | None = None
 
     def dense(self) -> Tensor:
         zeros = torch.zeros((*[1] * self.lead, *self.shape), dtype=self.values.dtype, device=self.values.device)
@@ -106,12 +113,13 @@ class Channels(Vertex):
 
     def times(self, factor: Tensor | float) -> Channels:
         scalar = factor.reshape(()) if isinstance(factor, Tensor) else factor
-        return Channels(self.index, self.values * scalar, self.shape, self.lead)
+        return Channels(self.index, self.values * scalar, self.shape, self.lead, self.asked)
 
     def measure(self, x: Tensor) -> tuple[Tensor, Move]:
         rows = self._channels(x)
         norms = torch.linalg.vector_norm(rows.flatten(1), dim=-1)
-        chosen = torch.linalg.vector_norm((rows.index_select(0, self.index) - self.values).flatten(1), dim=-1)
+        chosen = rows.index_select(0, self.index).sub_(self.values)
+        chosen = torch.linalg.vector_norm(chosen.flatten(1), dim=-1)
         norms = norms.index_copy(0, self.index, chosen)
         return torch.linalg.vector_norm(norms).reshape([1] * self.lead), self
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pliant.regions import entrywise, spectral
 from pliant.regions.axes import Axes
 from pliant.regions.gauges import Gauge, Proportional
-from pliant.regions.scaling import to_unit_peak
+from pliant.regions.scaling import nonzero, to_unit_peak
 from pliant.regions.svd import leading_triplets, singular_values
 from pliant.regions.vertex import Channels, LowRank, Product, Vertex, across
 from pliant.spec import register
@@ -160,7 +160,8 @@ class Filters(View):
         (x,) = xs
         if math.prod(x.shape[self.batch :]) <= entrywise.LARGE:
             return exact_maximiser(self, gauge, xs)
-        norms = in_range(self.magnitudes(x))
+        found = self.magnitudes(x)
+        norms = in_range(found)
         a = gauge.vertex(to_unit_peak([norms], self.batch)[0][0])
         factors = ratio(a, norms)
         pattern = gauge.pattern(norms.shape[-1])
@@ -169,8 +170,8 @@ class Filters(View):
             return (self.scaled(x, factors),)
         index = a.reshape(-1).topk(pattern.count, sorted=False).indices
         rows = x[(0,) * self.batch]
-        chosen = rows.index_select(0, index) * across(factors.reshape(-1)[index], rows.ndim)
-        return (Channels(index, chosen, rows.shape, self.batch),)
+        chosen = rows.index_select(0, index).mul_(across(factors.reshape(-1).index_select(0, index), rows.ndim))
+        return (Channels(index, chosen, rows.shape, self.batch, torch.linalg.vector_norm(found, dim=-1)),)
 
     def scaled(self, x: Tensor, factors: Tensor) -> Product:
         """Return the tensor with every channel multiplied by its factor, (*batch, channels)."""
@@ -262,7 +263,7 @@ def in_range(norms: Tensor) -> Tensor:
 
 def ratio(new: Tensor, old: Tensor) -> Tensor:
     """Return new / old, 0 where the old is 0."""
-    return torch.where(old > 0, new / torch.where(old > 0, old, 1.0), 0.0)
+    return torch.where(old > 0, new / nonzero(old), 0.0)
 
 
 def _check_batch(batch: object) -> None:
