@@ -60,6 +60,7 @@ BAD_FIELDS = {
     "compressor": [None, 3, []],
     "options": [None, [], "x"],
     "fraction": ["0.5", 1.0, -0.1, True, []],
+    "budget": [0.5, [], {}, {"budget": "Macs"}],
     "layers": [
         None,
         [],

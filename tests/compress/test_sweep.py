@@ -7,7 +7,10 @@ import torch
 from compressible import build
 from torch import nn
 
-from pliant.compress import FilterPruning, LowRank, UnstructuredPruning, compress, sweep
+from pliant.compress import Both, FilterPruning, LowRank, UnstructuredPruning, channel_choice, compress, sweep
+from pliant.compress.chooser import chooser
+from pliant.compress.sweep import sweep_rows
+from pliant.structure.channels import channel_graph
 
 COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning()]
 
@@ -48,6 +51,32 @@ def test_a_row_is_what_compress_gives():
     assert (row.parameters, row.macs) == (done.report.parameters, done.report.macs)
     assert row.raw == pytest.approx(_evaluate(example)(done.model), rel=1e-9)
     assert row.recalibrated is None
+
+
+@pytest.mark.parametrize(
+    "compressor", [FilterPruning(), LowRank(), Both(), UnstructuredPruning()], ids=lambda c: type(c).__name__
+)
+def test_what_is_found_once_gives_the_cuts_that_are_found_afresh(compressor):
+    model, example = build("residual")
+    choose = chooser(compressor, model, example)
+    for fraction in (0.6, 0.0, 0.3, 0.6):
+        assert choose.cut(fraction) == compressor.select(model, fraction, example=example)
+
+
+def test_the_channels_of_a_model_are_analysed_once_for_all_fractions(monkeypatch):
+    model, example = build("residual")
+    runs = []
+    monkeypatch.setattr(channel_choice, "channel_graph", lambda *args: runs.append(args) or channel_graph(*args))
+    sweep(model, FilterPruning(), (0.1, 0.5, 0.9), example=example, evaluate=lambda _: 0.0)
+    assert len(runs) == 1
+
+
+def test_rows_come_one_by_one_and_a_bad_fraction_stops_where_it_is():
+    model, example = build("plain")
+    rows = sweep_rows(model, FilterPruning(), iter((0.5, 1.5)), example=example, evaluate=lambda _: 0.0)
+    assert next(rows).fraction == 0.5
+    with pytest.raises(ValueError, match="fraction must be the share"):
+        next(rows)
 
 
 def test_a_generator_cannot_calibrate_a_sweep():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pliant.metrics import Size, accuracy, evaluate_loss, relative_distance, size
+from pliant.metrics import Size, accuracy, count_macs, evaluate_loss, relative_distance, size
 
 
 class _Dropping(nn.Module):
@@ -99,3 +99,10 @@ def test_relative_distance_is_the_share_of_the_norm_that_a_cut_removes():
     assert relative_distance(model, model) == 0.0
     with pytest.raises(ValueError, match="truncate"):
         relative_distance(model, nn.Linear(3, 1, bias=False))
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_count_though_they_run_fused(kind, gates):
+    layer, example = kind(5, 7, bias=False), torch.randn(3, 2, 5)
+    assert count_macs(layer, example) == 3 * 2 * gates * 7 * (5 + 7)
+    assert torch.backends.mkldnn.enabled == torch.backends.mkldnn.is_available()

@@ -96,7 +96,7 @@ def test_latency_is_measured_on_both_sides_with_the_same_settings():
 def test_json_holds_everything_that_the_text_says(compressor):
     report = _report(compressor, latency=Latency(seconds=0.01))
     data = json.loads(report.to_json())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert data["before"]["macs"] == report.dense_macs
     assert data["after"]["parameters"] == report.parameters
     assert data["after"]["latency"]["median"] > 0

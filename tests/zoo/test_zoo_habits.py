@@ -94,6 +94,18 @@ def test_select_does_not_even_fill_a_cache_of_the_model():
     assert not model[0].cache
 
 
+def test_frozen_batch_norm_of_torchvision_goes_with_its_channels():
+    norm = pytest.importorskip("torchvision").ops.FrozenBatchNorm2d
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 6, 3), norm(6), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(model, nn.Linear(96, 3)).double()
+    for buffer in model.buffers():
+        nn.init.uniform_(buffer, 0.5, 2.0)
+    example = torch.randn(2, 3, 8, 8).double()
+    check_compressor(FilterPruning(), model, example, fractions=(0.5,))
+    assert set(FilterPruning().select(model, 0.5, example=example).reduced()) == {"0.0", "0.3"}
+
+
 def test_numbers_can_be_read_off_a_decomposed_layer_but_its_weight_keeps_it_whole():
     example = torch.randn(2, 6, 20)
     check_compressor(LowRank(), Reader(weight=False), example)

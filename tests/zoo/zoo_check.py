@@ -15,9 +15,9 @@ from pliant import recalibrate_batchnorm
 from pliant.compress import Compressor, Cut, FilterPruning, Layers, LowRank
 from pliant.compress.verify import deterministic
 from pliant.metrics.size import size
-from pliant.structure.channels.trace import outputs_of
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import is_layer
 from pliant.structure.norms import call
+from pliant.structure.outputs import outputs_of
 
 FRACTIONS = {FilterPruning(layers=Layers.ALL): (0.3, 0.7), LowRank(): (0.5,)}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -149,7 +149,7 @@ def _repeats(subject: Subject, *, training: bool) -> bool:
 
 
 def _whole(model: nn.Module, cut: Cut) -> dict[str, int]:
-    layers = {name for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    layers = {name for name, module in model.named_modules() if is_layer(module)}
     return dict(Counter(_short(reason) for name, reason in cut.skipped.items() if name in layers))
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 from torch import nn
 
-from pliant.compress.budgets import Budget
+from pliant.compress.budgets import Budget, BudgetRecord
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
 from pliant.compress.budgets.terms import matrices
+from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.factor import rank_of, spectrum, truncate_weight
-from pliant.compress.filters import FilterPruning
+from pliant.compress.filters import ChannelChooser, FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.probe import probe
 from pliant.spec import register
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import is_layer
 from pliant.structure.norms import Example
 
 _RANK = ".rank"  # after the name of a layer, which has no parts of its own: no other name ends so
@@ -50,15 +52,7 @@ class Both(Compressor):
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
-        fraction = check_request(fraction, budget)
-        if budget is None:
-            first = self.filters.select(model, fraction, example=example)
-            second = self.low_rank.select(self.filters.realise(model, first), fraction, example=example)
-        else:
-            first = self._channels(model, budget, example)
-            left = budget.at_most(budget.limit(budget.measure(model, example)))
-            second = self.low_rank.select(self.filters.realise(model, first), budget=left, example=example)
-        return joined(self, first, second, fraction)
+        return _PairChooser(self, model, example).cut(fraction, budget=budget)
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         first, second = self._parts(cut)
@@ -66,7 +60,7 @@ class Both(Compressor):
         modules = dict(copied.named_modules())
         for name in second.reduced():
             layer, ranks, kept = modules.get(name), second.atoms[name], second.kept[name]
-            if not isinstance(layer, PRUNABLE) or rank_of(layer) < ranks or not isinstance(kept, int):
+            if layer is None or not is_layer(layer) or rank_of(layer) < ranks or not isinstance(kept, int):
                 raise CutError(
                     f"layer {name!r}: the cut was made for a layer of rank {ranks}, the model has none there"
                 )
@@ -77,35 +71,68 @@ class Both(Compressor):
         first, second = self._parts(cut)
         return self.low_rank.realise(self.filters.realise(model, first), second)
 
-    def _channels(self, model: nn.Module, budget: Budget, example: Example) -> Cut:
-        """Choose the channels that go when channels and ranks together meet a budget."""
-        seen = probe(model, example)
-        survey = self.filters.survey(model, example)
-        layers = self.low_rank.candidates(model, seen).layers
-        spectra = {name: spectrum(layer) for name, layer in layers.items()}
-        knobs = [*survey.knobs, *self.low_rank.knobs(spectra)]
-        groups = len(survey.groups)
-        ranks = {name: groups + index for index, name in enumerate(layers)}
-        plain = Scene(model, example, seen, knobs, dict(enumerate(survey.orders)), ranks)
-
-        def shares(fraction: float) -> list[int]:
-            channels = survey.shares(fraction)
-            limits = _rank_limits(plain, [*channels, *(0 for _ in ranks)])
-            left = {name: values[:, : limits[name]] for name, values in spectra.items()}
-            return [*channels, *self.low_rank.shares(left, fraction)]
-
-        counts = solve(replace(plain, shares=shares), budget)
-        return self.filters.cut_to(model, survey, counts[:groups], None, example)
-
     def _parts(self, cut: Cut) -> tuple[Cut, Cut]:
         if cut.compressor != type(self).__name__:
             raise CutError(f"the cut was made by {cut.compressor}, it cannot be applied by {type(self).__name__}")
         if len(cut.parts) != 2:
             raise CutError(f"a cut of channels and ranks must have two parts, found {len(cut.parts)}")
         first, second = cut.parts
-        if replace(joined(self, first, second, cut.fraction), options=cut.options) != cut:
+        if replace(joined(self, first, second, cut.fraction), options=cut.options, budget=cut.budget) != cut:
             raise CutError("the cut of channels and ranks contradicts its two parts")
         return first, second
+
+
+@dataclass(frozen=True, eq=False)
+class _PairChooser(Chooser):
+    """A model whose channels are found and scored once; its ranks depend on which of them go."""
+
+    both: Both
+    model: nn.Module
+    example: Example
+
+    @cached_property
+    def _channels(self) -> ChannelChooser:
+        return ChannelChooser(self.both.filters, self.model, self.example)
+
+    def cut(self, fraction: float | None = None, *, budget: Budget | None = None) -> Cut:
+        fraction = check_request(fraction, budget)
+        if budget is None:
+            first = self._channels.cut(fraction)
+            second = self.both.low_rank.select(self._without(first), fraction, example=self.example)
+            return joined(self.both, first, second, fraction)
+        first = self._channels_within(budget)
+        dense = budget.measure(self.model, self.example)
+        left = budget.at_most(budget.limit(dense))
+        second = self.both.low_rank.select(self._without(first), budget=left, example=self.example)
+        record = BudgetRecord.of(budget, dense, dense if second.budget is None else second.budget.reached)
+        return replace(joined(self.both, first, second, None), budget=record)
+
+    def _without(self, first: Cut) -> nn.Module:
+        return self.both.filters.realise(self.model, first)
+
+    def _channels_within(self, budget: Budget) -> Cut:
+        """Choose the channels that go when channels and ranks together meet a budget."""
+        seen, survey, low_rank = probe(self.model, self.example), self._channels.survey, self.both.low_rank
+        layers = low_rank.candidates(self.model, seen).layers
+        spectra = {name: spectrum(layer) for name, layer in layers.items()}
+        knobs = [*survey.knobs, *low_rank.knobs(spectra)]
+        groups = len(survey.groups)
+        ranks = {name: groups + index for index, name in enumerate(layers)}
+        plain = Scene(self.model, self.example, seen, knobs, dict(enumerate(survey.orders)), ranks)
+
+        def shares(fraction: float) -> list[int]:
+            channels = survey.shares(fraction)
+            limits = _rank_limits(plain, [*channels, *(0 for _ in ranks)])
+            left = {name: values[:, : limits[name]] for name, values in spectra.items()}
+            return [*channels, *low_rank.shares(left, fraction)]
+
+        found = solve(replace(plain, shares=shares), budget)
+        return self._channels.cut_to(found.counts[:groups], None)
+
+
+@chooser.register
+def _(compressor: Both, model: nn.Module, example: Example) -> Chooser:
+    return _PairChooser(compressor, model, example)
 
 
 def _rank_limits(scene: Scene, counts: Sequence[int]) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from pliant.compress.probe import Probe
 from pliant.structure.channels.kinds import Layers, matches
-from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.matricise import is_convolution, is_input_first, is_layer, is_linear, is_plain_layer
 from pliant.structure.norms import NORM_LAYERS
 
 
@@ -37,15 +38,15 @@ def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequen
         kind: the kinds of layers to cut.
         ignore: patterns of qualified names to leave, such as "stages.0.*".
     """
-    types = _types(model, kind)
+    is_asked = _kind(model, kind)
     shared = shared_layers(model)
     layers, skipped = {}, {}
     for name, module in model.named_modules():
-        if not isinstance(module, PRUNABLE):
+        if not is_layer(module):
             skipped.update(_foreign(name, module))
             continue
         reason = shared.get(name) or _refusal(name, module, probe, ignore)
-        if reason is None and not isinstance(module, types):
+        if reason is None and not is_asked(module):
             reason = f"{type(module).__name__} is not among the layers asked for ({kind.name})"
         if reason is None:
             layers[name] = module
@@ -79,14 +80,12 @@ def shared_layers(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
-def _types(model: nn.Module, kind: Layers) -> tuple[type[nn.Module], ...]:
+def _kind(model: nn.Module, kind: Layers) -> Callable[[nn.Module], bool]:
     if kind is Layers.ALL:
-        return PRUNABLE
-    convolutions = (*CONVOLUTIONS, *TRANSPOSED)
+        return is_layer
     if kind is Layers.AUTO:
-        has = any(isinstance(module, convolutions) for module in model.modules())
-        return convolutions if has else (nn.Linear,)
-    return convolutions if kind is Layers.CONVOLUTIONS else (nn.Linear,)
+        return is_convolution if any(map(is_convolution, model.modules())) else is_linear
+    return is_convolution if kind is Layers.CONVOLUTIONS else is_linear
 
 
 def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) -> str | None:
@@ -100,11 +99,31 @@ def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) 
         return "an output layer of the model"
     if "weight" not in own:
         return "its weight is not a plain parameter (parametrised, or computed before each call)"
-    if type(module) not in PRUNABLE:
-        return f"{type(module).__name__} is a subclass whose forward may differ"
     if not torch.isfinite(own["weight"]).all():
         raise ValueError(f"the weight of {name!r} must be finite, found infinite or NaN entries: repair the model")
+    return _other_forward(module)
+
+
+def _other_forward(module: nn.Module) -> str | None:
+    if not is_plain_layer(module):
+        return f"{type(module).__name__} is a subclass whose forward may differ"
+    if is_input_first(module) and not _multiplies(module):
+        return f"the forward of {type(module).__name__} is not the product with its weight, plus its bias"
     return None
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    """Tell whether a layer that declares itself x W + b is just that; its class is not torch's."""
+    twin = copy.deepcopy(layer).double().cpu().eval()
+    own = dict(twin.named_parameters(recurse=False))
+    x = torch.arange(2 * len(own["weight"]), dtype=torch.float64).sin().view(2, -1)
+    expected = x @ own["weight"] + own.get("bias", 0.0)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = twin.forward(x)  # without hooks
+    except Exception:  # noqa: BLE001  (whatever somebody's own forward raises)
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == expected.shape and torch.allclose(found, expected)
 
 
 def _foreign(name: str, module: nn.Module) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pliant.compress.reading import CutError
 from pliant.compress.verify import verify
 from pliant.structure.channels import ChannelGroup, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
-from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.matricise import is_convolution, is_layer
 from pliant.structure.norms import Example
 
 _UNCALLED = "its forward is not called on the example"
@@ -59,7 +59,7 @@ def _unmentioned(model: nn.Module, mentioned: Collection[str]) -> dict[str, str]
     return {
         name: _PARAMETRISED if is_parametrized(module) else shared.get(name, _UNCALLED)
         for name, module in model.named_modules()
-        if isinstance(module, PRUNABLE) and name not in mentioned
+        if is_layer(module) and name not in mentioned
     }
 
 
@@ -72,8 +72,8 @@ def _refuse(model: nn.Module, kinds: Collection[Layers | None], reasons: Mapping
     bad = []
     for name, reason in reasons.items():
         module = modules.get(name)
-        kind = Layers.CONVOLUTIONS if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else Layers.LINEARS
-        if isinstance(module, PRUNABLE) and kind in kinds and not reason.startswith(_OUTPUT):
+        kind = Layers.CONVOLUTIONS if module is not None and is_convolution(module) else Layers.LINEARS
+        if module is not None and is_layer(module) and kind in kinds and not reason.startswith(_OUTPUT):
             bad.append(f"{name}: {reason}")
     if bad:
         raise CutError(f"these layers cannot be cut, and strict=True leaves none out: {'; '.join(bad)}")

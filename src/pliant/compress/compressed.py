@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from pliant.compress.budgets.budget import Budget, one_budget
 from pliant.compress.calibrate import recalibrate_batchnorm
-from pliant.compress.compressor import Compressor, select_cut
+from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.compress.cut import Cut
 from pliant.compress.report import CompressionReport
 from pliant.compress.variance import match_variance
@@ -19,6 +18,7 @@ from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.footprint import footprint
 from pliant.metrics.latency import Latency
 from pliant.structure.norms import Example, call
+from pliant.structure.outputs import outputs_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def compress(
             there is no batch to repair or calibrate with.
     """
     budget = one_budget(budget, macs=macs, params=params)
-    cut = select_cut(compressor, model, fraction, budget=budget, example=example)
+    check_kind(compressor)
+    cut = compressor.select(model, fraction, budget=budget, example=example)
+    warn_if_whole(cut, fraction, budget)
     truncated = compressor.truncate(model, cut)
     if repair is not None:
         truncated = match_variance(truncated, model, repair)
@@ -92,6 +94,7 @@ def compress(
         recalibrated=calibrate is not None,
         skipped=cut.skipped,
         left_dense=cut.left_dense,
+        budget=cut.budget,
     )
     return Compressed(realised, cut, report)
 
@@ -103,11 +106,15 @@ def output_difference(first: nn.Module, second: nn.Module, example: Example) -> 
 
 
 def largest_difference(first: object, second: object) -> tuple[float, float]:
-    """Return the largest absolute difference of two nests of tensors, and the largest absolute entry of the first."""
+    """Return the largest absolute difference of what two models returned, and the largest absolute entry of the first.
+
+    Raises:
+        ValueError: if there is no tensor in one of them, or not the same number in both.
+    """
     pairs = [
-        (a.double(), b.double())
-        for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True)
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.numel()
+        (a.detach().double(), b.detach().double())
+        for (a, _), (b, _) in zip(outputs_of(first), outputs_of(second), strict=True)
+        if a.numel()
     ]
     difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
     return difference, max((float(a.abs().max()) for a, _ in pairs), default=0.0)

@@ -79,21 +79,21 @@ def options_of(compressor: Compressor) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if name != "type"}
 
 
-def select_cut(
-    compressor: Compressor, model: nn.Module, fraction: float | None, *, budget: Budget | None = None, example: Example
-) -> Cut:
-    """Let a compressor choose, and log a warning if it finds nothing in the model that it can cut.
+def check_kind(compressor: Compressor) -> None:
+    """Check what was given as a compressor.
 
     Raises:
-        TypeError: if `compressor` is no Compressor, for example the class instead of an instance.
+        TypeError: if it is none, for example the class instead of an instance.
     """
     if not isinstance(compressor, Compressor):
         raise TypeError(f"compressor must be a Compressor such as FilterPruning(), found {compressor!r}")
-    cut = compressor.select(model, fraction, budget=budget, example=example)
+
+
+def warn_if_whole(cut: Cut, fraction: float | None, budget: Budget | None = None) -> None:
+    """Log a warning if something was to go, but nothing in the model can be cut."""
     if (fraction or budget) and not cut.atoms:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in cut.skipped.items()) or "it has no fitting layer"
         _LOG.warning("%s finds nothing to cut in this model, which stays whole (%s)", cut.compressor, reasons)
-    return cut
 
 
 def check_request(fraction: float | None, budget: Budget | None) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from pliant.compress.budgets.record import BudgetRecord
 from pliant.compress.group_data import LARGEST, from_plain, to_plain
 from pliant.compress.reading import CutError, count, items, mapping, parse, share, take, texts
 from pliant.compress.reading import text as as_text
@@ -15,7 +16,8 @@ from pliant.structure.channels import ChannelGroup, removed_slices
 
 __all__ = ["SCHEMA", "Cut", "CutError", "Kept"]
 
-SCHEMA = 2
+SCHEMA = 3  # 2 did not know budgets
+_READABLE = (2, SCHEMA)
 
 Kept = int | tuple[int, ...]
 
@@ -27,7 +29,7 @@ class Cut:
     Args:
         compressor: class name of the compressor that made it.
         options: the compressor's options as plain data.
-        fraction: the fraction asked for, or None if something else (an energy level) was.
+        fraction: the fraction asked for, or None if something else (a budget, an energy level) was.
         atoms: qualified name of a layer, or of the first layer of a group -> atoms it has (channels, heads, singular
             values per group, entries).
         kept: the same names -> indices of the atoms that stay, ascending, or how many of the largest stay.
@@ -40,6 +42,7 @@ class Cut:
         dense_macs: of the model before the cut.
         parts: the cuts that it is made of, if several were made one after the other: each is of the model that the one
             before realises.
+        budget: the budget asked for, and what was reached; None if there was none, or the cut is of an older version.
     """
 
     compressor: str
@@ -55,6 +58,7 @@ class Cut:
     dense_parameters: int = 0
     dense_macs: int = 0
     parts: tuple[Cut, ...] = ()
+    budget: BudgetRecord | None = None
 
     def count(self, layer: str) -> int:
         """Return how many atoms of a layer stay."""
@@ -111,7 +115,7 @@ class Cut:
 
 
 _COUNTS = ("parameters", "macs", "dense_parameters", "dense_macs")
-_FIELDS = {"schema", "compressor", "options", "fraction", "layers", "skipped", "left_dense", *_COUNTS}
+_FIELDS = {"schema", "compressor", "options", "fraction", "budget", "layers", "skipped", "left_dense", *_COUNTS}
 _PLAIN = frozenset({"atoms", "kept"})
 _GROUPED = _PLAIN | {"members", "attributes"}
 
@@ -122,6 +126,7 @@ def _plain(cut: Cut) -> dict[str, Any]:
         "compressor": cut.compressor,
         "options": cut.options,
         "fraction": cut.fraction,
+        "budget": None if cut.budget is None else cut.budget.to_plain(),
         "layers": {
             name: {"atoms": total, "kept": cut.kept[name]} | (to_plain(cut.groups[name]) if name in cut.groups else {})
             for name, total in cut.atoms.items()
@@ -137,14 +142,17 @@ def _read(value: object, what: str, *, parts: bool = False) -> Cut:
     """Read a cut, or one of its parts, which have no parts themselves."""
     data = mapping(value, what)
     schema = take(data, "schema")
-    if isinstance(schema, bool) or schema != SCHEMA:
+    if isinstance(schema, bool) or schema not in _READABLE:
         raise CutError(f"schema must be {SCHEMA}, found {schema!r:.80}; the cut is of another version of pliant")
+    if schema < SCHEMA and data.setdefault("budget") is not None:
+        raise CutError(f"a cut of schema {schema} has no field 'budget'")
     layers = {name: _layer(value, name) for name, value in mapping(take(data, "layers"), "layers").items()}
     found = items(data.pop("parts"), "parts") if parts and "parts" in data else []
     cut = Cut(
         compressor=as_text(take(data, "compressor"), "compressor"),
         options=mapping(take(data, "options"), "options"),
         fraction=share(take(data, "fraction")),
+        budget=None if take(data, "budget") is None else BudgetRecord.from_plain(data["budget"]),
         atoms={name: atoms for name, (atoms, _, _) in layers.items()},
         kept={name: kept for name, (_, kept, _) in layers.items()},
         groups={name: group for name, (_, _, group) in layers.items() if group is not None},

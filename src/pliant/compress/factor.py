@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from pliant.compress.surgery import in_format_of
-from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, axes_of
+from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, axes_of, is_input_first, is_linear, widths
 
 
 def spectrum(layer: nn.Module) -> Tensor:
@@ -54,6 +56,7 @@ class Factors(nn.Sequential):
     """
 
     in_features, out_features = _of(0, "in_features"), _of(1, "out_features")
+    nx, nf = in_features, out_features
     in_channels, out_channels, groups = _of(0, "in_channels"), _of(1, "out_channels"), _of(0, "groups")
     kernel_size, stride, padding = _of(0, "kernel_size"), _of(0, "stride"), _of(0, "padding")
     dilation, padding_mode = _of(0, "dilation"), _of(0, "padding_mode")
@@ -77,10 +80,11 @@ def split(layer: nn.Module, rank: int) -> Factors:
 def blank_factors(layer: nn.Module, rank: int) -> Factors:
     """Return the two layers without values, on the meta device."""
     outputs, inputs, groups = widths(layer)
-    biased = layer.bias is not None
-    first = blank_like(layer, rank * groups, inputs, groups, bias=False)
-    if isinstance(layer, nn.Linear):
+    biased = "bias" in dict(layer.named_parameters(recurse=False))
+    if is_linear(layer):
+        first = _blank(nn.Linear, layer, inputs, rank, bias=False)
         return Factors(first, _blank(nn.Linear, layer, rank, outputs, bias=biased))
+    first = blank_like(layer, rank * groups, inputs, groups, bias=False)
     pointwise = CONVOLUTIONS[layer.get_parameter("weight").ndim - 3]
     second = _blank(pointwise, layer, rank * groups, outputs, kernel_size=1, groups=groups, bias=biased)
     return Factors(first, second)
@@ -90,19 +94,21 @@ def blank_like(layer: nn.Module, outputs: int, inputs: int, groups: int, *, bias
     """Return the same layer with other numbers of channels, without values, on the meta device."""
     if isinstance(layer, nn.Linear):
         return _blank(nn.Linear, layer, inputs, outputs, bias=bias)
+    if is_input_first(layer):
+        return _blank_input_first(layer, inputs, outputs)
     options = {name: getattr(layer, name) for name in _OPTIONS}
     if isinstance(layer, TRANSPOSED):
         options["output_padding"] = layer.output_padding
     return _blank(type(layer), layer, inputs, outputs, groups=groups, bias=bias, **options)
 
 
-def widths(layer: nn.Module) -> tuple[int, int, int]:
-    """Return the outputs, inputs and groups of a convolution or linear layer."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features, 1
-    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-        return layer.out_channels, layer.in_channels, layer.groups
-    raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
+def _blank_input_first(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    blank = copy.deepcopy(layer).to("meta")
+    sizes = {"weight": (inputs, outputs), "bias": (outputs,)}
+    for name, parameter in list(blank.named_parameters(recurse=False)):
+        setattr(blank, name, nn.Parameter(parameter.new_empty(sizes[name]), parameter.requires_grad))
+    vars(blank).update(nx=inputs, nf=outputs)
+    return blank
 
 
 _OPTIONS = ("kernel_size", "stride", "padding", "dilation", "padding_mode")

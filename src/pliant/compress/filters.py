@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import nn
 
@@ -16,12 +17,13 @@ from pliant.compress.budgets.solve import solve
 from pliant.compress.candidates import check_ignore
 from pliant.compress.channel_choice import choose
 from pliant.compress.channel_survey import ChannelSurvey
+from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.predict import predicted_macs
 from pliant.compress.probe import probe
 from pliant.compress.scores import GroupNorm, Score
-from pliant.compress.slices import check_groups, remove_slices, tensors_of, zero_slices
+from pliant.compress.slices import check_groups, remove_slices, zero_slices
 from pliant.spec import register
 from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.kinds import Layers
@@ -78,17 +80,7 @@ class FilterPruning(Compressor):
             ValueError: if the fraction is out of range, or not exactly one of fraction and budget is given, or weights
                 are not finite.
         """
-        fraction = check_request(fraction, budget)
-        if fraction is None and budget is None:
-            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of channels to remove; or a budget")
-        survey = self.survey(model, example)
-        if budget is None:
-            counts = survey.shares(fraction or 0.0)
-        else:
-            orders = dict(enumerate(survey.orders))
-            scene = Scene(model, example, probe(model, example), survey.knobs, orders, shares=survey.shares)
-            counts = solve(scene, budget, lambda counts: _without(model, survey.groups, survey.kept(counts)))
-        return self.cut_to(model, survey, counts, fraction, example)
+        return ChannelChooser(self, model, example).cut(fraction, budget=budget)
 
     def survey(self, model: nn.Module, example: Example) -> ChannelSurvey:
         """Find and score the channels that can be cut."""
@@ -96,36 +88,6 @@ class FilterPruning(Compressor):
         norms = norm_after(model, example)
         scores = [atom_scores(model, group, norms, self.score) for group in groups]
         return ChannelSurvey(groups, skipped, scores, self.scope, self.round_to)
-
-    def cut_to(
-        self,
-        model: nn.Module,
-        survey: ChannelSurvey,
-        counts: Sequence[int],
-        fraction: float | None,
-        example: Example,
-    ) -> Cut:
-        """Return the cut that leaves so many atoms of each group.
-
-        Args:
-            model: the model.
-            survey: of its channels.
-            counts: how many atoms stay, per group.
-            fraction: to be noted in the cut.
-            example: what the model can be called with.
-        """
-        cut = Cut(
-            compressor=type(self).__name__,
-            options=options_of(self),
-            fraction=fraction,
-            atoms={group.name: group.atoms for group in survey.groups},
-            kept=survey.kept(counts),
-            groups={group.name: group for group in survey.groups},
-            skipped=survey.skipped,
-            dense_parameters=sum(p.numel() for p in model.parameters()),
-            dense_macs=predicted_macs(model, example),
-        )
-        return self._with_size(model, cut, example)
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         groups, kept = self._check(model, cut)
@@ -137,19 +99,6 @@ class FilterPruning(Compressor):
         groups, kept = self._check(model, cut)
         return _without(model, groups, kept)
 
-    def _with_size(self, model: nn.Module, cut: Cut, example: Example) -> Cut:
-        if not cut.reduced():
-            return replace(cut, parameters=cut.dense_parameters, macs=cut.dense_macs)
-        slices = cut.removed_slices()
-        names = {name for name, _ in model.named_parameters()}
-        left = 0
-        for name, tensor in tensors_of(model).items():
-            shape = list(tensor.shape)
-            for dim, removed in slices.get(name, ()):
-                shape[dim] -= len(removed)
-            left += math.prod(shape) if name in names else 0
-        return replace(cut, parameters=left, macs=predicted_macs(self.realise(model, cut), example))
-
     def _check(self, model: nn.Module, cut: Cut) -> tuple[list[ChannelGroup], Mapping[str, Sequence[int]]]:
         if cut.compressor != type(self).__name__:
             raise CutError(f"the cut was made by {cut.compressor}, it cannot be applied by {type(self).__name__}")
@@ -160,6 +109,81 @@ class FilterPruning(Compressor):
         groups = list(cut.groups.values())
         check_groups(model, groups, kept)
         return groups, kept
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelChooser(Chooser):
+    """A model whose channels are found and scored once.
+
+    Args:
+        pruning: how they are cut.
+        model: the model.
+        example: what it can be called with.
+    """
+
+    pruning: FilterPruning
+    model: nn.Module
+    example: Example
+
+    @cached_property
+    def survey(self) -> ChannelSurvey:
+        """Return its channels."""
+        return self.pruning.survey(self.model, self.example)
+
+    def cut(self, fraction: float | None = None, *, budget: Budget | None = None) -> Cut:
+        fraction = check_request(fraction, budget)
+        if fraction is None and budget is None:
+            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of channels to remove; or a budget")
+        survey = self.survey
+        if budget is None:
+            return self.cut_to(survey.shares(fraction or 0.0), fraction)
+        orders, seen = dict(enumerate(survey.orders)), probe(self.model, self.example)
+        scene = Scene(self.model, self.example, seen, survey.knobs, orders, shares=survey.shares)
+        found = solve(scene, budget, lambda counts: _without(self.model, survey.groups, survey.kept(counts)))
+        return replace(self.cut_to(found.counts, None), budget=found.record)
+
+    def cut_to(self, counts: Sequence[int], fraction: float | None) -> Cut:
+        """Return the cut that leaves so many atoms of each group.
+
+        Args:
+            counts: how many atoms stay, per group.
+            fraction: to be noted in the cut.
+        """
+        cut = Cut(
+            compressor=type(self.pruning).__name__,
+            options=options_of(self.pruning),
+            fraction=fraction,
+            atoms={group.name: group.atoms for group in self.survey.groups},
+            kept=self.survey.kept(counts),
+            groups={group.name: group for group in self.survey.groups},
+            skipped=self.survey.skipped,
+            dense_parameters=sum(p.numel() for p in self.model.parameters()),
+            dense_macs=self._macs,
+        )
+        if not cut.reduced():
+            return replace(cut, parameters=cut.dense_parameters, macs=cut.dense_macs)
+        macs = predicted_macs(self.pruning.realise(self.model, cut), self.example)
+        return replace(cut, parameters=_parameters_left(self.model, cut), macs=macs)
+
+    @cached_property
+    def _macs(self) -> int:
+        return predicted_macs(self.model, self.example)
+
+
+@chooser.register
+def _(compressor: FilterPruning, model: nn.Module, example: Example) -> Chooser:
+    return ChannelChooser(compressor, model, example)
+
+
+def _parameters_left(model: nn.Module, cut: Cut) -> int:
+    slices = cut.removed_slices()
+    left = 0
+    for name, parameter in model.named_parameters():
+        shape = list(parameter.shape)
+        for dim, removed in slices.get(name, ()):
+            shape[dim] -= len(removed)
+        left += math.prod(shape)
+    return left
 
 
 def _without(model: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Sequence[int]]) -> nn.Module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from torch import Tensor, nn
 
+from pliant.compress import surgery
 from pliant.compress.atoms import PerLayer
 from pliant.compress.budgets import Budget
 from pliant.compress.budgets.knobs import rank_knob
@@ -16,16 +17,16 @@ from pliant.compress.budgets.problem import Knob
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
 from pliant.compress.candidates import Candidates, check_ignore, find_candidates
+from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.factor import Factors, rank_of, spectrum, split, split_cost, truncate_weight
 from pliant.compress.probe import Probe, probe
 from pliant.compress.ranks import EqualFraction, RankRule
-from pliant.compress.surgery import replace
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import is_plain_layer
 from pliant.structure.norms import Example
 
 
@@ -61,45 +62,7 @@ class LowRank(Compressor):
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
-        fraction = check_request(fraction, budget)
-        seen = probe(model, example)
-        found = self.candidates(model, seen)
-        spectra = {name: spectrum(layer) for name, layer in found.layers.items()}
-        if budget is None:
-            ranks = self.rule.ranks(list(spectra.values()), fraction, self.minimum)
-        else:
-            numbers = {name: index for index, name in enumerate(spectra)}
-            shares = partial(self.shares, spectra)
-            ranks = solve(Scene(model, example, seen, self.knobs(spectra), ranks=numbers, shares=shares), budget)
-        kept = dict(zip(spectra, ranks, strict=True))
-        return self._cut(model, found, kept, seen=seen, fraction=fraction, example=example)
-
-    def _cut(
-        self,
-        model: nn.Module,
-        found: Candidates,
-        kept: Mapping[str, int],
-        *,
-        seen: Probe,
-        fraction: float | None,
-        example: Example,
-    ) -> Cut:
-        left_dense, fewer, cheaper = _outcome(found.layers, kept, seen)
-        parameters = sum(p.numel() for p in model.parameters())
-        macs = count_macs(model, example)
-        return Cut(
-            compressor=type(self).__name__,
-            options=options_of(self),
-            fraction=fraction,
-            atoms={name: rank_of(layer) for name, layer in found.layers.items()},
-            kept=kept,
-            skipped=found.skipped,
-            left_dense=left_dense,
-            parameters=parameters - fewer,
-            macs=macs - cheaper,
-            dense_parameters=parameters,
-            dense_macs=macs,
-        )
+        return RankChooser(self, model, example).cut(fraction, budget=budget)
 
     def candidates(self, model: nn.Module, seen: Probe) -> Candidates:
         """Return the layers that can be decomposed, and the others with the reason."""
@@ -141,7 +104,7 @@ class LowRank(Compressor):
             if name in cut.left_dense:
                 truncate_weight(layer, cut.count(name))
             else:
-                replace(copied, [name], [split(layer, cut.count(name))])
+                surgery.replace(copied, [name], [split(layer, cut.count(name))])
         return copied
 
     def _check(self, model: nn.Module, cut: Cut) -> None:
@@ -152,8 +115,72 @@ class LowRank(Compressor):
                 raise CutError(f"layer {name!r}: the cut must give a rank, found a list of atoms")
 
 
+@dataclass(frozen=True, eq=False)
+class RankChooser(Chooser):
+    """A model whose layers are found and decomposed once.
+
+    Args:
+        low_rank: how ranks are cut.
+        model: the model.
+        example: what it can be called with.
+    """
+
+    low_rank: LowRank
+    model: nn.Module
+    example: Example
+
+    def cut(self, fraction: float | None = None, *, budget: Budget | None = None) -> Cut:
+        fraction = check_request(fraction, budget)
+        if budget is None:
+            return self._cut(self.low_rank.rule.ranks(list(self._spectra.values()), fraction, self.low_rank.minimum),
+                             fraction)  # fmt: skip
+        knobs, numbers = self.low_rank.knobs(self._spectra), {name: i for i, name in enumerate(self._spectra)}
+        shares = partial(self.low_rank.shares, self._spectra)
+        found = solve(Scene(self.model, self.example, self._seen, knobs, ranks=numbers, shares=shares), budget)
+        return replace(self._cut(found.counts, None), budget=found.record)
+
+    def _cut(self, ranks: Sequence[int], fraction: float | None) -> Cut:
+        kept = dict(zip(self._spectra, ranks, strict=True))
+        left_dense, fewer, cheaper = _outcome(self._found.layers, kept, self._seen)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return Cut(
+            compressor=type(self.low_rank).__name__,
+            options=options_of(self.low_rank),
+            fraction=fraction,
+            atoms={name: rank_of(layer) for name, layer in self._found.layers.items()},
+            kept=kept,
+            skipped=self._found.skipped,
+            left_dense=left_dense,
+            parameters=parameters - fewer,
+            macs=self._macs - cheaper,
+            dense_parameters=parameters,
+            dense_macs=self._macs,
+        )
+
+    @cached_property
+    def _seen(self) -> Probe:
+        return probe(self.model, self.example)
+
+    @cached_property
+    def _found(self) -> Candidates:
+        return self.low_rank.candidates(self.model, self._seen)
+
+    @cached_property
+    def _spectra(self) -> Mapping[str, Tensor]:
+        return {name: spectrum(layer) for name, layer in self._found.layers.items()}
+
+    @cached_property
+    def _macs(self) -> int:
+        return count_macs(self.model, self.example)
+
+
+@chooser.register
+def _(compressor: LowRank, model: nn.Module, example: Example) -> Chooser:
+    return RankChooser(compressor, model, example)
+
+
 def _atoms(layer: nn.Module | None) -> int | None:
-    if layer is None or type(layer) not in PRUNABLE or "weight" not in dict(layer.named_parameters(recurse=False)):
+    if layer is None or not is_plain_layer(layer) or "weight" not in dict(layer.named_parameters(recurse=False)):
         return None
     return rank_of(layer)
 

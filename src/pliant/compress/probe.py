@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
-from pliant.structure.norms import Example, call, refuse_compiled
+from pliant.structure.matricise import TRANSPOSED, is_layer, widths
+from pliant.structure.norms import Example, call
+from pliant.structure.outputs import outputs_of
+from pliant.structure.unfit import refuse_unfit
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def probe(model: nn.Module, example: Example) -> Probe:
     a softmax, a pool or a reshape behind the last layer hides nothing.
 
     Raises:
-        ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
+        ValueError: if the model cannot be watched or copied (`refuse_unfit`), or returns no tensor.
     """
-    refuse_compiled(model)
+    refuse_unfit(model)
     twin = copy.deepcopy(model).eval()
     for parameter in twin.parameters():
         if parameter.is_floating_point():
@@ -71,11 +72,11 @@ def probe(model: nn.Module, example: Example) -> Probe:
     emitted: list[tuple[str, Tensor, Any]] = []
     reads: dict[str, _Reads] = {}
     for name, module in twin.named_modules():
-        if isinstance(module, PRUNABLE):
+        if is_layer(module):
             reads[name] = _Reads.of(module)
             module.register_forward_hook(_recorder(name, uses, emitted), with_kwargs=True)
     with torch.enable_grad():
-        outputs = [t for t in pytree.tree_leaves(call(twin, example)) if isinstance(t, Tensor)]
+        outputs = [tensor for tensor, _ in outputs_of(call(twin, example))]
     read = frozenset(name for name, found in reads.items() if found.foreign)
     return Probe(uses, _heads(outputs, emitted), read)
 
@@ -104,7 +105,7 @@ def _recorder(name: str, uses: dict[str, Use], emitted: list[tuple[str, Tensor, 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         emitted.append((name, output, output.grad_fn))  # an activation in place replaces grad_fn afterwards
         given = args[0] if args else next(iter(kwargs.values()))
-        read, written = _widths(module)
+        written, read, _ = widths(module)
         old = uses.get(name, Use(0, 0, 0, 0, plain=True))
         uses[name] = Use(
             calls=old.calls + 1,
@@ -115,14 +116,6 @@ def _recorder(name: str, uses: dict[str, Use], emitted: list[tuple[str, Tensor, 
         )
 
     return hook
-
-
-def _widths(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-        return layer.in_channels, layer.out_channels
-    raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
 
 
 def _heads(outputs: Iterable[Tensor], emitted: list[tuple[str, Tensor, Any]]) -> frozenset[str]:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pliant.compress.budgets.record import BudgetRecord
 from pliant.metrics.footprint import Footprint, LayerSize
 
-SCHEMA = 1
+SCHEMA = 2  # 1 did not know budgets
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CompressionReport:
         recalibrated: whether running statistics were recomputed.
         skipped: name -> why it was not cut.
         left_dense: layer name -> why its removed atoms are zeros in a layer of the old size.
+        budget: the budget asked for, and what was reached; None if there was none.
     """
 
     compressor: str
@@ -66,6 +68,7 @@ class CompressionReport:
     recalibrated: bool
     skipped: Mapping[str, str]
     left_dense: Mapping[str, str]
+    budget: BudgetRecord | None = None
 
     @property
     def removed_fraction(self) -> float:

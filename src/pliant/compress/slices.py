@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from pliant.compress.attention import PrunedAttention
 from pliant.compress.reading import CutError
 from pliant.compress.surgery import in_format_of, replace
+from pliant.structure.attention import PrunedAttention
 from pliant.structure.channels import ChannelGroup, Role, removed_slices
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED
 

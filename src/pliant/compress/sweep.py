@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from pliant.compress.calibrate import recalibrate_batchnorm
-from pliant.compress.compressor import Compressor, select_cut
+from pliant.compress.chooser import chooser
+from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.structure.norms import Example
 
 
@@ -67,23 +68,41 @@ def sweep(
         TypeError: if `compressor` is no Compressor.
         ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
     """
+    rows = sweep_rows(model, compressor, fractions, example=example, evaluate=evaluate, calibrate=calibrate,
+                      realise=realise)  # fmt: skip
+    return list(rows)
+
+
+def sweep_rows(
+    model: nn.Module,
+    compressor: Compressor,
+    fractions: Iterable[float],
+    *,
+    example: Example,
+    evaluate: Callable[[nn.Module], float],
+    calibrate: Iterable[Example] | None = None,
+    realise: bool = False,
+) -> Iterator[Row]:
+    """Yield the rows of `sweep` as they come; what does not depend on the fraction is found once, for all of them.
+
+    The model must not change before the last row. Arguments and errors are those of `sweep`.
+    """
+    check_kind(compressor)
     if isinstance(calibrate, Iterator):
         raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
-    rows = []
+    choose = chooser(compressor, model, example)
     for fraction in fractions:
-        cut = select_cut(compressor, model, fraction, example=example)
+        cut = choose.cut(fraction)
+        warn_if_whole(cut, fraction)
         cut_model = compressor.realise(model, cut) if realise else compressor.truncate(model, cut)
-        rows.append(
-            Row(
-                compressor=cut.compressor,
-                fraction=float(fraction),
-                removed_fraction=cut.removed_fraction,
-                raw=evaluate(cut_model),
-                recalibrated=None if calibrate is None else evaluate(recalibrate_batchnorm(cut_model, calibrate)),
-                parameters=cut.parameters,
-                macs=cut.macs,
-                dense_parameters=cut.dense_parameters,
-                dense_macs=cut.dense_macs,
-            )
+        yield Row(
+            compressor=cut.compressor,
+            fraction=float(fraction),
+            removed_fraction=cut.removed_fraction,
+            raw=evaluate(cut_model),
+            recalibrated=None if calibrate is None else evaluate(recalibrate_batchnorm(cut_model, calibrate)),
+            parameters=cut.parameters,
+            macs=cut.macs,
+            dense_parameters=cut.dense_parameters,
+            dense_macs=cut.dense_macs,
         )
-    return rows

@@ -17,7 +17,8 @@ from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import matches
-from pliant.structure.norms import NORM_LAYERS, Example, refuse_compiled
+from pliant.structure.norms import NORM_LAYERS, Example
+from pliant.structure.unfit import refuse_unfit
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
@@ -56,7 +57,7 @@ class UnstructuredPruning(Compressor):
             )
         if fraction is None:
             raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
-        refuse_compiled(model)
+        refuse_unfit(model)
         weights, skipped = _weights(model, self.ignore)
         magnitudes = [_magnitudes(name, weight) for name, weight in weights.items()]
         masks = self.scope.removed(magnitudes, fraction)

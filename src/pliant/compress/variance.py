@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant.metrics.accuracy import eval_mode
-from pliant.structure.matricise import PRUNABLE, axes_of
+from pliant.structure.attention import slow_path
+from pliant.structure.matricise import axes_of, is_linear, is_plain_layer
 from pliant.structure.norms import Example, call, norm_after
 
 
@@ -93,11 +94,11 @@ def _targets(model: nn.Module, example: Example) -> list[str]:
     handles = [
         module.register_forward_hook(lambda m, _, __: called.append(names[m]))
         for module, name in names.items()
-        if type(module) in PRUNABLE
+        if is_plain_layer(module)
         and name not in normed
         and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
     ]
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), slow_path():
         call(model, example)
     for handle in handles:
         handle.remove()
@@ -114,7 +115,7 @@ def _moments(model: nn.Module, names: Sequence[str], examples: Sequence[Example]
     handles = [model.get_submodule(name).register_forward_hook(_adding(found[name])) for name in names]
     handles += [model.get_submodule(name).register_forward_hook(_stop) for name in names[-1:]]
     try:
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad(), slow_path():
             for example in examples:
                 with suppress(_ReachedError):
                     call(model, example)
@@ -129,7 +130,7 @@ def _moments(model: nn.Module, names: Sequence[str], examples: Sequence[Example]
 
 def _adding(moments: _Moments) -> Callable[[nn.Module, object, Tensor], None]:
     def add(layer: nn.Module, _: object, output: Tensor) -> None:
-        channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.get_parameter("weight").ndim
+        channel = -1 if is_linear(layer) else 1 - layer.get_parameter("weight").ndim
         moments.add(output.double().movedim(channel, 0).flatten(1))
 
     return add

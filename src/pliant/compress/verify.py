@@ -14,11 +14,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant.compress.slices import remove_slices, zero_slices
+from pliant.structure.attention import slow_path
 from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.attributes import HEADS
-from pliant.structure.channels.trace import outputs_of
 from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, call
+from pliant.structure.outputs import outputs_of
 
 _TOLERANCE = 1e-7  # in float64, where a right cut agrees to 1e-12 and a wrong one not at all
 
@@ -193,7 +194,7 @@ def _run(model: nn.Module, example: Example, *, training: bool) -> list[Tensor]:
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
         handles.append(module.register_forward_hook(leave))
     try:
-        with deterministic(model, training=training):
+        with deterministic(model, training=training), slow_path():
             return [tensor.detach().clone() for tensor, _ in outputs_of(call(model, example))]
     except Exception as error:
         raise _Failure(f"its forward computes with a fixed width: {_short(error)}", tuple(stack)) from error

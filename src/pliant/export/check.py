@@ -17,8 +17,9 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from pliant.metrics.accuracy import eval_mode
-from pliant.metrics.activations import plain_attention
-from pliant.structure.norms import Example, call, refuse_compiled
+from pliant.structure.attention import slow_path
+from pliant.structure.norms import Example, call
+from pliant.structure.unfit import refuse_unfit
 
 
 class ExportError(ValueError):
@@ -91,11 +92,11 @@ def prepared(model: nn.Module, example: Example, *, dynamic_batch: bool) -> Iter
     """Put a model into the state in which it is exported; on leaving, it is as it was.
 
     Raises:
-        ValueError: if the example is a mapping, or the model is wrapped by `torch.compile`.
+        ValueError: if the example is a mapping, or the model cannot be watched or copied (`refuse_unfit`).
         ExportError: if the batch is to be dynamic, but the example has none, or the model cannot run on another.
     """
-    refuse_compiled(model)
-    with eval_mode(model), torch.no_grad(), plain_attention(), warnings.catch_warnings():
+    refuse_unfit(model)
+    with eval_mode(model), torch.no_grad(), slow_path(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own inside
         call(model, example)  # an example that does not fit the model is no failed export
         arguments = (example,) if isinstance(example, Tensor) else tuple(example)

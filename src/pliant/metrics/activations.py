@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
+from pliant.structure.attention import slow_path
 from pliant.structure.norms import Example, call
 
 
@@ -45,20 +45,9 @@ def activation_memory(model: nn.Module, example: Example) -> ActivationMemory:
     """
     outside = [*model.parameters(), *model.buffers(), *pytree.tree_leaves(example)]
     ledger = _Ledger(tensor for tensor in outside if isinstance(tensor, Tensor))
-    with eval_mode(model), torch.no_grad(), plain_attention(), ledger:
+    with eval_mode(model), torch.no_grad(), slow_path(), ledger:
         shares = split_by_module(model, lambda: call(model, example), lambda: ledger.total)
     return ActivationMemory(total=ledger.total, peak=ledger.peak, modules=shares)
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Switch off the fused path of nn.MultiheadAttention and nn.TransformerEncoderLayer, which hides what it does."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(value=False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(value=fast)
 
 
 class _Ledger(TorchDispatchMode):

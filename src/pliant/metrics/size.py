@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.metrics.accuracy import eval_mode
-from pliant.metrics.activations import plain_attention
 from pliant.metrics.modules import split_by_module
+from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, call
 
@@ -56,8 +56,8 @@ def size(model: nn.Module, example: Example) -> Size:
 def count_macs(model: nn.Module, example: Example) -> int:
     """Count the multiply-accumulates of one call in evaluation mode: half the FLOPs of torch's own counter.
 
-    Convolutions and matrix products count; element-wise work and normalisation do not. Fused attention is switched
-    off while counting, for the counter does not see inside it.
+    Convolutions and matrix products count; element-wise work and normalisation do not. Fused attention and fused
+    recurrent layers are switched off while counting, for the counter does not see inside them.
     """
     model = fresh_copy(model)
     with _counting(model) as counter:
@@ -76,5 +76,20 @@ def macs_by_module(model: nn.Module, example: Example) -> dict[str, int]:
 @contextmanager
 def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     counter = FlopCounterMode(display=False)
-    with eval_mode(model), torch.enable_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), counter:
-        yield counter
+    with ExitStack() as stack:
+        for context in (eval_mode(model), torch.enable_grad(), slow_path(), sdpa_kernel(SDPBackend.MATH)):
+            stack.enter_context(context)
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(_step_by_step())
+        yield stack.enter_context(counter)
+
+
+@contextmanager
+def _step_by_step() -> Iterator[None]:
+    """Let recurrent layers run as the matrix products that they are: as one fused operator they would count nothing."""
+    before = torch.backends.mkldnn.set_flags(_enabled=False)  # its context manager warns of flags that nobody set
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])

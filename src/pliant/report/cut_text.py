@@ -26,6 +26,7 @@ def text(report: CompressionReport) -> str:
 def headline(report: CompressionReport) -> str:
     """Say what became of the model in one line; where nothing got smaller, that comes first."""
     asked = "" if report.fraction is None else f", asked for {report.fraction:.1%}"
+    asked = asked if report.budget is None else f", asked for {report.budget}"
     if not report.removed:
         return f"{report.compressor}: nothing was cut{asked}: {_reason(report) or 'every atom stays'}"
     if not report.smaller:

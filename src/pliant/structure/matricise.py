@@ -8,7 +8,55 @@ from pliant.regions.axes import Axes
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-PRUNABLE = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)  # layers whose weight has output channels
+PRUNABLE = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)  # torch's layers whose weight has output channels
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Tell whether a module is a layer whose weight has output channels: a convolution or a linear layer."""
+    return isinstance(module, PRUNABLE) or is_input_first(module)
+
+
+def is_plain_layer(module: nn.Module) -> bool:
+    """Tell whether a module is such a layer and no subclass of one of torch's, whose forward may differ."""
+    return type(module) in PRUNABLE or is_input_first(module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear layer, whichever way its weight lies."""
+    return isinstance(module, nn.Linear) or is_input_first(module)
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Tell whether a module is a convolution, transposed or not."""
+    return isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
+
+
+def is_input_first(module: nn.Module) -> bool:
+    """Tell whether a module declares itself a linear layer x W + b whose weight has the shape (in, out).
+
+    GPT-2 and its kin are made of such layers (`Conv1D` in transformers). They declare their inputs and outputs as `nx`
+    and `nf`, and have a weight of that shape, perhaps a bias of the outputs, and nothing else.
+    """
+    declared = (vars(module).get("nx"), vars(module).get("nf"))
+    if None in declared or any(True for _ in module.children()):
+        return False
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters(recurse=False)}
+    return shapes.pop("weight", None) == declared and shapes in ({}, {"bias": declared[1:]})
+
+
+def widths(layer: nn.Module) -> tuple[int, int, int]:
+    """Return the outputs, inputs and groups of a convolution or linear layer.
+
+    Raises:
+        TypeError: if the module is neither.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features, 1
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
+        return layer.out_channels, layer.in_channels, layer.groups
+    if is_input_first(layer):
+        return vars(layer)["nf"], vars(layer)["nx"], 1
+    raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
 
 
 def axes_of(module: nn.Module, name: str) -> Axes:
@@ -22,6 +70,8 @@ def axes_of(module: nn.Module, name: str) -> Axes:
         return Axes(out=1, groups=module.groups)
     if name == "weight" and isinstance(module, CONVOLUTIONS):
         return Axes(groups=module.groups)
+    if name == "weight" and is_input_first(module):
+        return Axes(out=1)
     if isinstance(module, nn.MultiheadAttention) and name in {"in_proj_weight", "in_proj_bias"}:
         return Axes(groups=3)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase) and name.startswith(("weight_ih", "weight_hh")):

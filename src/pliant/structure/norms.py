@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
-from pliant.structure.matricise import PRUNABLE, axes_of
+from pliant.structure.matricise import axes_of, is_layer
+from pliant.structure.unfit import refuse_unfit
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 CHANNEL_NORMS = (_BatchNorm, _InstanceNorm)  # a zero scale and shift make one channel exactly zero, whatever the others
@@ -34,22 +36,6 @@ def call(model: nn.Module, example: Example) -> object:
     return model(example) if isinstance(example, Tensor) else model(*example)
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Refuse what `torch.compile` wrapped: compiled code calls no hooks, so that its layers would seem unused.
-
-    Raises:
-        ValueError: naming the wrapped module.
-    """
-    for name, _ in model.named_modules():
-        parent, _, child = name.rpartition(".")
-        if child == "_orig_mod":
-            where = repr(parent) if parent else "the model"
-            raise ValueError(
-                f"{where} must not be wrapped by torch.compile, found {name!r}: give the module that was compiled, or "
-                "compile in place with module.compile()"
-            )
-
-
 def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
     """Find the norm layer that consumes exactly the output of each convolution or linear layer.
 
@@ -65,9 +51,9 @@ def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
         per output channel). Layers or norms that are called more than once are left out.
 
     Raises:
-        ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
+        ValueError: if the model cannot be watched or copied (`refuse_unfit`).
     """
-    refuse_compiled(model)
+    refuse_unfit(model)
     model = fresh_copy(model)
     names = {module: name for name, module in model.named_modules()}
     emitted: list[tuple[nn.Module, Tensor, int]] = []
@@ -81,7 +67,7 @@ def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
         if inputs and isinstance(inputs[0], Tensor):
             received.append((module, inputs[0], inputs[0]._version))  # noqa: SLF001  (as above)
 
-    handles = [m.register_forward_hook(after) for m in names if isinstance(m, PRUNABLE)]
+    handles = [m.register_forward_hook(after) for m in names if is_layer(m)]
     handles += [m.register_forward_pre_hook(before) for m in names if isinstance(m, CHANNEL_NORMS)]
     try:
         _run_quietly(model, example)
@@ -108,7 +94,7 @@ def _run_quietly(model: nn.Module, example: Example) -> None:
     devices = {p.device.index for p in model.parameters() if p.is_cuda}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), slow_path():
             call(model, example)
     finally:
         for module, mode in modes.items():

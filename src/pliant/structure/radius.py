@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from pliant.regions.gauges import Gauge
 from pliant.spec import register
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, is_layer, widths
 from pliant.structure.norms import is_norm
 
 
@@ -111,7 +110,7 @@ def initial_norm(module: nn.Module, name: str, parameter: Tensor) -> float:
 
 def _expected_square(module: nn.Module, name: str, parameter: Tensor) -> float | None:
     entries = parameter.numel()
-    if isinstance(module, PRUNABLE) and name in {"weight", "bias"}:
+    if is_layer(module) and name in {"weight", "bias"}:
         return entries / (3.0 * _fan_in(module))  # uniform on +-1 / sqrt(fan in)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return entries / (3.0 * module.hidden_size)
@@ -124,9 +123,8 @@ def _expected_square(module: nn.Module, name: str, parameter: Tensor) -> float |
     return None
 
 
-def _fan_in(module: nn.Linear | _ConvNd) -> int:
+def _fan_in(module: nn.Module) -> int:
     """Return torch's fan in, without reading the weight: it may be computed, at a cost, by a parametrization."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    channels = module.out_channels if module.transposed else module.in_channels
-    return channels // module.groups * math.prod(module.kernel_size)
+    outputs, inputs, groups = widths(module)
+    kernel = module.kernel_size if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) else ()
+    return (outputs if isinstance(module, TRANSPOSED) else inputs) // groups * math.prod(kernel)

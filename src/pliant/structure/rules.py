@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pliant.structure.matricise import CONVOLUTIONS, PRUNABLE, TRANSPOSED
+from pliant.structure.matricise import is_convolution, is_layer, is_linear
 from pliant.structure.treatment import Treatment
 
 
@@ -84,14 +84,14 @@ def filter_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     All convolutions; where there is none, all linear layers but the last, which emits the classes.
     """
-    layers = _layers(model, (*CONVOLUTIONS, *TRANSPOSED))
-    return layers or _without_last(_layers(model, (nn.Linear,)))
+    layers = _layers(model, is_convolution)
+    return layers or _without_last(_layers(model, is_linear))
 
 
 def matrix_layers(model: nn.Module, *, last: bool = False) -> dict[str, nn.Module]:
     """Return all convolutions and linear layers by name, without the last linear layer unless `last` is set."""
-    layers = _layers(model, PRUNABLE)
-    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    layers = _layers(model, is_layer)
+    linear = [name for name, layer in layers.items() if is_linear(layer)]
     return layers if last or not linear else {name: layer for name, layer in layers.items() if name != linear[-1]}
 
 
@@ -117,11 +117,11 @@ def ignored(layers: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[st
     return left
 
 
-def _layers(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
+def _layers(model: nn.Module, is_kind: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, kinds) and ("weight" in module._parameters or _is_computed(module))  # noqa: SLF001
+        if is_kind(module) and ("weight" in module._parameters or _is_computed(module))  # noqa: SLF001
     }
 
 

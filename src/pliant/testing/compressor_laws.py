@@ -24,7 +24,7 @@ from pliant.compress.compressed import largest_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import size
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import is_layer
 from pliant.structure.norms import Example, call
 from pliant.testing.violation import require
 
@@ -163,7 +163,7 @@ def every_layer_is_named(case: CompressorCase) -> None:
     cut = case.cuts()[-1]
     members = {member.layer for group in cut.groups.values() for member in group.members}
     known = {*cut.atoms, *cut.skipped, *members}
-    layers = [name for name, module in case.model.named_modules() if isinstance(module, PRUNABLE)]
+    layers = [name for name, module in case.model.named_modules() if is_layer(module)]
     missing = [
         name
         for name in layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pliant.compress import sweep
+from pliant.compress.sweep import sweep_rows
 from pliant.report.rows import SweepRow, append_row, repair
 from pliant.training.build import judge
 from pliant.training.compressors import build_compressor, label_of
@@ -33,15 +33,15 @@ def _rows(run: Run, spec: CompressorSpec, fractions: Sequence[float], images: in
     compressor, example = build_compressor(spec), run.data.example()
     images = min(images, len(run.data.learn))
     calibrate = run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None
-    for fraction in fractions:  # one at a time, so that a row is on disk as soon as it is known
-        (row,) = sweep(
-            run.model,
-            compressor,
-            [fraction],
-            example=example,
-            evaluate=lambda model: judge(run.recipe, run.data, model),
-            calibrate=calibrate,
-        )
+    rows = sweep_rows(
+        run.model,
+        compressor,
+        fractions,
+        example=example,
+        evaluate=lambda model: judge(run.recipe, run.data, model),
+        calibrate=calibrate,
+    )
+    for row in rows:  # one at a time, so that a row is on disk as soon as it is known
         yield _record(row, label_of(spec), images)
 
 

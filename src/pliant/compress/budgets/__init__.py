@@ -5,11 +5,13 @@ from pliant.compress.budgets.budget import Budget, Macs, Params
 from pliant.compress.budgets.latency import LatencyTarget
 from pliant.compress.budgets.latency_measure import measure_latencies
 from pliant.compress.budgets.latency_table import LatencyTable
+from pliant.compress.budgets.record import BudgetRecord
 
 __all__ = [
     "Allocation",
     "Budget",
     "BudgetError",
+    "BudgetRecord",
     "ByFraction",
     "Greedy",
     "LatencyTable",

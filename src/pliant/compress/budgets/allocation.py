@@ -42,6 +42,9 @@ class Greedy(Allocation):
     decomposed saves nothing before its rank is small enough to pay. Costs are those of the moment: a filter is worth
     less when the layers around it have shrunk. For costs that do not interact, the result loses at most one move more
     than the best choice does.
+
+    It is the default of all budgets because it did better than `ByFraction` on four small models, judged on their test
+    images: that choice has seen them.
     """
 
     def counts(self, problem: Problem, limit: float) -> list[int]:

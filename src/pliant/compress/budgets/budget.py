@@ -17,7 +17,13 @@ from pliant.structure.norms import Example
 
 
 class Budget(ABC):
-    """The most that the physically smaller model may cost."""
+    """The most that the physically smaller model may cost.
+
+    Args:
+        target: what was asked for: a float is a share of the cost before the cut, a whole number stands for itself.
+    """
+
+    target: float | int
 
     @abstractmethod
     def measure(self, model: nn.Module, example: Example) -> float:

@@ -11,10 +11,11 @@ from torch.utils.benchmark import Timer
 
 from pliant.compress.budgets.grid import Grid
 from pliant.compress.budgets.latency_table import LatencyTable, LayerTimes
-from pliant.compress.factor import blank_factors, blank_like, rank_of, widths
+from pliant.compress.factor import blank_factors, blank_like, rank_of
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.latency import Latency
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.attention import slow_path
+from pliant.structure.matricise import is_linear, is_plain_layer, widths
 from pliant.structure.norms import Example, call
 
 _Build = Callable[[int, int], Sequence[nn.Module]]
@@ -49,7 +50,7 @@ def measure_latencies(
     bench = _Bench(tuple(shares), whole.threads, seconds, {})
     layers = {}
     total = 0.0
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), slow_path():
         for name, (layer, shapes) in _calls(model, example).items():
             layers[name] = bench.times(layer, shapes, ranks=ranks)
             total += float(layers[name].undivided(*widths(layer)))
@@ -61,7 +62,7 @@ def _calls(model: nn.Module, example: Example) -> dict[str, tuple[nn.Module, lis
     found: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {}
     handles = []
     for name, module in model.named_modules():
-        if type(module) in PRUNABLE:
+        if is_plain_layer(module):
 
             def note(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 found.setdefault(name, (layer, []))[1].append(tuple(args[0].shape))
@@ -108,7 +109,7 @@ class _Bench:
     def _time(self, layers: Sequence[nn.Module], shape: tuple[int, ...], old: nn.Module, place: int) -> float:
         """Return the seconds of one of some layers that follow each other, on inputs of ones."""
         weight = old.get_parameter("weight")
-        channel = len(shape) - (1 if isinstance(old, nn.Linear) else weight.ndim - 1)
+        channel = len(shape) - (1 if is_linear(old) else weight.ndim - 1)
         shape = (*shape[:channel], widths(layers[0])[1], *shape[channel + 1 :])
         key = (str(layers), place, shape, weight.dtype, weight.device)
         if key not in self.known:

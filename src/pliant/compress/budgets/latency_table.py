@@ -12,7 +12,8 @@ from torch import nn
 from pliant.compress.budgets.allocation import BudgetError
 from pliant.compress.budgets.grid import Grid
 from pliant.compress.budgets.problem import Counted, Numbers
-from pliant.compress.factor import Factors, widths
+from pliant.compress.factor import Factors
+from pliant.structure.matricise import widths
 
 SCHEMA = 1
 

@@ -13,7 +13,7 @@ from pliant.compress.budgets.terms import LinearTerm, Weight, WeightTerm
 from pliant.compress.predict import predicted_macs
 from pliant.compress.slices import remove_slices
 from pliant.metrics.size import macs_by_module
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import is_layer
 from pliant.structure.norms import Example
 
 
@@ -54,7 +54,7 @@ def _unexplained(model: nn.Module, example: Example) -> list[str]:
     """Return the modules that multiply, without being convolutions or linear layers."""
     modules = dict(model.named_modules())
     shares = macs_by_module(model, example)
-    return [name for name, macs in shares.items() if macs and not isinstance(modules[name], PRUNABLE)]
+    return [name for name, macs in shares.items() if macs and not is_layer(modules[name])]
 
 
 def _is_near(knob: GroupKnob, place: str) -> bool:

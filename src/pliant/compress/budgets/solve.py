@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
 from pliant.compress.budgets.allocation import BudgetError
 from pliant.compress.budgets.budget import Budget
 from pliant.compress.budgets.problem import Problem
+from pliant.compress.budgets.record import BudgetRecord
 from pliant.compress.budgets.scene import Scene
 
 _TRIES = 8
 _EQUAL = 1e-12  # of the cost before the cut: rounding of seconds; counts are exact
 
 
-def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Module] | None = None) -> list[int]:
+@dataclass(frozen=True)
+class Solution:
+    """How many atoms of each knob stay, and what that costs."""
+
+    counts: list[int]
+    record: BudgetRecord
+
+
+def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Module] | None = None) -> Solution:
     """Return how many atoms of each knob stay.
 
     Args:
@@ -31,21 +41,21 @@ def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Modu
     free = Problem(scene.knobs, budget.terms(scene))
     problem = Problem(free.knobs, free.terms, dense - free.cost(free.largest), scene.shares)
     limit = aim = budget.limit(dense)
-    best: list[int] | None = None
+    best: tuple[list[int], float] | None = None
     for _ in range(_TRIES):
         counts = _counts(problem, budget, aim)
         predicted = problem.cost(counts)
         missed = 0.0 if build is None else budget.measure(build(counts), scene.example) - predicted
         if abs(missed) <= _EQUAL * dense:
-            return counts
+            return Solution(counts, BudgetRecord.of(budget, dense, predicted))
         if predicted + missed <= limit:
-            best = counts
+            best = counts, predicted + missed
         if aim == limit - missed:
             break
         aim = limit - missed
     if best is None:
         raise BudgetError(f"{budget} must leave more room: no choice within it was found")
-    return best
+    return Solution(best[0], BudgetRecord.of(budget, dense, best[1]))
 
 
 def _counts(problem: Problem, budget: Budget, limit: float) -> list[int]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
+from pliant.structure.attention import PrunedAttention, slow_path
 from pliant.structure.channels.graph import ChannelGraph
 from pliant.structure.channels.groups import read_groups
 from pliant.structure.channels.labels import Labels
 from pliant.structure.channels.tracer import Tracer, watch
 from pliant.structure.copies import fresh_copy
-from pliant.structure.matricise import PRUNABLE
-from pliant.structure.norms import Example, call, is_norm, refuse_compiled
+from pliant.structure.matricise import is_layer
+from pliant.structure.norms import Example, call, is_norm
+from pliant.structure.outputs import outputs_of
+from pliant.structure.unfit import refuse_unfit
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,15 +42,30 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
         the groups of atoms that can be removed without any change to what stays, and what can not, with the reason.
 
     Raises:
-        ValueError: if the model, or a part of it, is wrapped by `torch.compile`.
+        ValueError: if the model cannot be watched or copied (`refuse_unfit`), or returns no tensor.
     """
-    refuse_compiled(model)
+    refuse_unfit(model)
     labels = Labels()
-    twin = fresh_copy(model)
+    twin, example = _with_broadcast_masks(fresh_copy(model)), pytree.tree_map(_contiguous, example)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.contiguous()  # other memory formats run other operators
     roots = {name: (tensor, _fresh(labels, name, tensor)) for name, tensor in _plain_tensors(twin).items()}
     for training in (False, True):
         _run(twin.train(training), example, labels, roots)
     return read_groups(model, labels)
+
+
+def _contiguous(value: Any) -> Any:  # noqa: ANN401  (any part of an example)
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _with_broadcast_masks(model: nn.Module) -> nn.Module:
+    """Exchange torch's attention, in place, which copies masks for each head: they would tie all heads together."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and type(module) is nn.MultiheadAttention:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, PrunedAttention(module))
+    return model
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -65,7 +84,7 @@ def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _is_plain(module: nn.Module) -> bool:
     if isinstance(module, nn.utils.parametrize.ParametrizationList) or nn.utils.parametrize.is_parametrized(module):
         return False
-    return not isinstance(module, PRUNABLE) or "weight" in dict(module.named_parameters(recurse=False))
+    return not is_layer(module) or "weight" in dict(module.named_parameters(recurse=False))
 
 
 def _learns(owner: nn.Module) -> bool:
@@ -91,14 +110,14 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: dict[str, tup
     devices = {p.device.index for p in watched.parameters() if p.is_cuda}
     try:
         with torch.random.fork_rng(devices=devices), plain_attention(), torch.no_grad(), tracer:
-            output = call(watched, example)
+            outputs = outputs_of(call(watched, example))
     except Exception as error:
         if not watched.training:
             raise
         # Batch norm, for one, refuses to train on one sample.
         _LOG.info("the model does not run in training mode on the example (%s): its channels there are not seen", error)
         return
-    for tensor, path in outputs_of(output):
+    for tensor, path in outputs:
         for layer in tracer.read(tensor).layers:
             labels.freeze(layer, f"an output of the model{path}", first=True)
 
@@ -106,34 +125,5 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: dict[str, tup
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Let attention run as the matrix products that it is."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(value=False)
-    with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, value=fast)
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    with slow_path(), sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-def outputs_of(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[Tensor, str]]:
-    """Yield the tensors in what a model returned, whatever holds them, each with its place in words."""
-    if isinstance(value, Tensor):
-        yield value, f" ({path})" if path else ""
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from outputs_of(item, f"{path}[{key!r}]", depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(value):
-            yield from outputs_of(item, f"{path}[{index}]" if depth else path, depth + 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from outputs_of(getattr(value, field.name), f"{path}.{field.name}", depth + 1)
-    elif (
-        isinstance(value, object)
-        and depth < _DEEP
-        and not isinstance(value, str | bytes | int | float | type | nn.Module)
-    ):
-        for name, item in getattr(value, "__dict__", {}).items():
-            yield from outputs_of(item, f"{path}.{name}", depth + 1)
-
-
-_DEEP = 8  # caches of keys and values hold tensors a few objects down; something may hold itself

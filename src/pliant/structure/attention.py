@@ -1,7 +1,9 @@
-"""Multi-head attention whose heads need not fill the width of its tokens."""
+"""Multi-head attention whose heads need not fill the width of its tokens, and torch's own without its shortcut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -58,7 +60,15 @@ class PrunedAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend; arguments, shapes and results are those of `nn.MultiheadAttention`."""
+        """Attend; arguments, shapes and results are those of `nn.MultiheadAttention`.
+
+        Raises:
+            ValueError: if a mask has one part for each head, but not as many as there are heads; or if a nested tensor
+                comes in another way than from `nn.TransformerEncoder`.
+        """
+        if query.is_nested:
+            plain = key is query and value is query and key_padding_mask is None and attn_mask is None
+            return self._nested(query, plain=plain and not need_weights), None
         batched = query.ndim == 3
         tokens = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value)]
         q, k, v = self._heads([x if self.batch_first else x.transpose(0, 1) for x in tokens])
@@ -77,6 +87,20 @@ class PrunedAttention(nn.Module):
             return out, None
         shown = weights.mean(1) if average_attn_weights else weights
         return out, shown if batched else shown.squeeze(0)
+
+    def _nested(self, tokens: Tensor, *, plain: bool) -> Tensor:
+        """Attend to sequences of different lengths, as `nn.TransformerEncoder` makes them of padded ones."""
+        if not plain:
+            raise ValueError(
+                "a nested tensor must be query, key and value alike, without masks and with need_weights=False; give "
+                "a padded tensor and key_padding_mask instead"
+            )
+        lengths = [len(sample) for sample in tokens.unbind()]
+        padded = tokens.to_padded_tensor(0.0)
+        places = torch.arange(padded.shape[1], device=padded.device)
+        missing = places >= torch.tensor(lengths, device=padded.device)[:, None]
+        mixed, _ = self(padded, padded, padded, missing, need_weights=False)
+        return torch.nested.as_nested_tensor([row[:length] for row, length in zip(mixed, lengths, strict=True)])
 
     def _heads(self, tokens: list[Tensor]) -> list[Tensor]:
         """Return query, key and value, each of shape (batch, heads, tokens, head width)."""
@@ -100,12 +124,34 @@ class PrunedAttention(nn.Module):
             attention = query.new_ones(query.shape[2], keys, dtype=torch.bool).triu(1)
         if attention is not None:
             full = _added(attention, query)
-            parts.append(full if full.ndim == 2 else full.unflatten(0, (-1, self.num_heads)))
+            parts.append(full if full.ndim == 2 else self._per_head(full, len(query)))
         if padding is not None:
             shown = padding if padding.ndim == 2 else padding[None]
             parts.append(_added(shown, query)[:, None, None])
         missing = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
         return sum(missing[1:], missing[0]) if missing else None
+
+    def _per_head(self, mask: Tensor, samples: int) -> Tensor:
+        if len(mask) != samples * self.num_heads:
+            raise ValueError(
+                f"attn_mask must have two dimensions, or one part for each of {samples} samples times the "
+                f"{self.num_heads} heads that are left, found {len(mask)} parts; build it from num_heads of this module"
+            )
+        return mask.unflatten(0, (samples, self.num_heads))
+
+
+@contextmanager
+def slow_path() -> Iterator[None]:
+    """Switch off the shortcut of torch's attention and transformer layers.
+
+    It hides what they do from whoever counts or follows operators, and some of it refuses models that have hooks.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(value=False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(value=fast)
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:

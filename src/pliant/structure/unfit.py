@@ -1,0 +1,86 @@
+"""Models that cannot be looked at, refused by name before something odd happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def refuse_unfit(model: nn.Module) -> None:
+    """Refuse models that cannot be watched or copied.
+
+    Compiled and scripted code calls no hooks, so that its layers would seem unused. Parameters without a shape, made in
+    inference mode, or computed with gradients by a hook before the call, cannot be copied as they are.
+
+    Args:
+        model: any module.
+
+    Raises:
+        ValueError: naming the module or parameter, and what to do.
+    """
+    for reason in chain.from_iterable(check(model) for check in _CHECKS):
+        raise ValueError(reason)
+
+
+def _compiled(model: nn.Module) -> Iterator[str]:
+    for name, _ in model.named_modules():
+        parent, _, child = name.rpartition(".")
+        if child == "_orig_mod":
+            yield (
+                f"{_named(parent)} must not be wrapped by torch.compile, found {name!r}: give the module that was "
+                "compiled, or compile in place with module.compile()"
+            )
+
+
+def _scripted(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            yield f"{_named(name)} must not be TorchScript: give the module that was scripted, then script the result"
+
+
+def _shapeless(model: nn.Module) -> Iterator[str]:
+    for name, tensor in _tensors(model):
+        if is_lazy(tensor):
+            yield f"{name!r} must have a shape, found a lazy parameter: call the model once on the example before"
+
+
+def _from_inference(model: nn.Module) -> Iterator[str]:
+    for name, tensor in _tensors(model):
+        if tensor.is_inference():
+            yield (
+                f"{name!r} must be an ordinary tensor, found one made under torch.inference_mode(): make the model "
+                "outside of it, and load its state dict"
+            )
+
+
+def _computed(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        for local, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield (
+                    f"{_named(name)} must hold no tensor that was computed with gradients, found {local!r} (the old "
+                    "torch.nn.utils.weight_norm makes one): use torch.nn.utils.parametrizations, or call the model "
+                    "under torch.no_grad() before"
+                )
+
+
+_CHECKS: tuple[Callable[[nn.Module], Iterator[str]], ...] = (
+    _compiled,
+    _scripted,
+    _shapeless,
+    _from_inference,
+    _computed,
+)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _named(module: str) -> str:
+    return repr(module) if module else "the model"
