@@ -36,7 +36,10 @@ def compress(
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the cut model goes.")],
     compressor: Annotated[
-        str, typer.Option("--compressor", "-c", metavar="NAME", help="filters, low-rank, both or unstructured.")
+        str,
+        typer.Option(
+            "--compressor", "-c", metavar="NAME", help="filters, low-rank, tensor-train, both or unstructured."
+        ),
     ] = "filters",
     fraction: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of the atoms, removed; in [0, 1). Default: 0.5.")

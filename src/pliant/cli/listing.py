@@ -21,7 +21,7 @@ from pliant.training.recipe_method import (
     RawStep,
     ShrinkageStep,
 )
-from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, UnstructuredSpec
+from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, TensorTrainSpec, UnstructuredSpec
 
 PLANS: dict[str, Callable[..., Any]] = {
     "filters": Plan.for_filters,  # with coupled: true, all that filter pruning removes with a channel is one atom
@@ -40,7 +40,10 @@ def list_names() -> None:
         ("Models (model.name, or package.module:function)", MODELS),
         ("Plans (method.plan)", PLANS),
         ("Balls (norms and rest of type ball)", BALLS),
-        ("Compressors (sweep.compressors)", _by_type(FilterSpec, LowRankSpec, BothSpec, UnstructuredSpec)),
+        (
+            "Compressors (sweep.compressors)",
+            _by_type(FilterSpec, LowRankSpec, TensorTrainSpec, BothSpec, UnstructuredSpec),
+        ),
         (
             "Step rules (method.step)",
             _by_type(ShrinkageStep, GradientStep, FastGradientStep, DiameterStep, RawStep),

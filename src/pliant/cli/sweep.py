@@ -29,7 +29,10 @@ def sweep(
     compressor: Annotated[
         list[str] | None,
         typer.Option(
-            "--compressor", "-c", metavar="NAME", help="filters, low-rank, both, unstructured; more than one is fine."
+            "--compressor",
+            "-c",
+            metavar="NAME",
+            help="filters, low-rank, tensor-train, both, unstructured; more than one is fine.",
         ),
     ] = None,
     fractions: Annotated[

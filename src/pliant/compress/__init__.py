@@ -27,6 +27,7 @@ from pliant.compress.scores import L1, L2, Folded, GroupNorm, Score
 from pliant.compress.store import load, read_cut, save
 from pliant.compress.sweep import Row, sweep
 from pliant.compress.tensor_file import StoreError
+from pliant.compress.tensor_train import TensorTrain
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.compress.variance import match_variance
 from pliant.structure.channels.kinds import Layers
@@ -68,6 +69,7 @@ __all__ = [
     "Score",
     "SquaredEnergy",
     "StoreError",
+    "TensorTrain",
     "UnstructuredPruning",
     "compress",
     "compressor_of",

@@ -18,9 +18,11 @@ from pliant.compress import (
     LowRank,
     PerLayer,
     SquaredEnergy,
+    TensorTrain,
     UnstructuredPruning,
 )
-from pliant.training.recipe_sweep import BothSpec, CompressorSpec, FilterSpec, LowRankSpec
+from pliant.tensor_train import Paired, Separate
+from pliant.training.recipe_sweep import BothSpec, CompressorSpec, FilterSpec, LowRankSpec, TensorTrainSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "folded": Folded,
 }
 SCOPES: dict[str, Callable[[], Any]] = {"per-layer": PerLayer, "global": Global}
+READINGS: dict[str, Callable[[], Any]] = {"separate": Separate, "paired": Paired}
 RULES: dict[str, Callable[[], Any]] = {
     "equal-fraction": EqualFraction,
     "energy": Energy,
@@ -48,6 +51,9 @@ def build_compressor(spec: CompressorSpec) -> Compressor:
         return Both(_filters(spec), _low_rank(spec))
     if isinstance(spec, LowRankSpec):
         return _low_rank(spec)
+    if isinstance(spec, TensorTrainSpec):
+        named = _named("rule", spec.rule, RULES) | _named("reading", spec.reading, READINGS)
+        return TensorTrain(**_ignored(spec), **named)
     if isinstance(spec, FilterSpec):
         return _filters(spec)
     return UnstructuredPruning(**_ignored(spec), **_named("scope", spec.scope, SCOPES))

@@ -26,6 +26,15 @@ class LowRankSpec(Section):
     ignore: list[str] = Field(default_factory=list)
 
 
+class TensorTrainSpec(Section):
+    """Tensor trains: how ranks are shared out, and whether a mode holds outputs and inputs or one of them."""
+
+    type: Literal["tensor-train"]
+    rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
+    reading: Literal["separate", "paired"] | None = None
+    ignore: list[str] = Field(default_factory=list)
+
+
 class BothSpec(Section):
     """Filters, then the rank of what is left: the options of both."""
 
@@ -49,7 +58,7 @@ def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; py
 
 
 CompressorSpec = Annotated[
-    Annotated[FilterSpec | LowRankSpec | BothSpec | UnstructuredSpec, Field(discriminator="type")],
+    Annotated[FilterSpec | LowRankSpec | TensorTrainSpec | BothSpec | UnstructuredSpec, Field(discriminator="type")],
     BeforeValidator(_from_name),
 ]
 

@@ -1,0 +1,75 @@
+"""Chain: a network as blocks of a layer and its activation, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pliant.bcd.activations import Activation
+from pliant.bcd.operator import Operator
+
+INPUT = -1  # the index of the network's input among the activations
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """U = W B V_before + b (+ V_skip), V = s(U).
+
+    Args:
+        operator: W B, with its bias.
+        activation: s.
+        skip: the block whose activations are added, `INPUT` for the network's input; None for none.
+    """
+
+    operator: Operator
+    activation: Activation
+    skip: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the layer."""
+        return self.operator.name
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the layer."""
+        return self.operator.module.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the layer."""
+        return self.operator.module.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The blocks of a network.
+
+    Args:
+        blocks: at least one.
+    """
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def last(self) -> int:
+        """The index of the last block."""
+        return len(self.blocks) - 1
+
+    def readers(self, index: int) -> tuple[int, ...]:
+        """Return the blocks to whose pre-activations a block's activations are added."""
+        return tuple(number for number, block in enumerate(self.blocks) if block.skip == index)
+
+    def linear(self, index: int, activations: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+        """Return W B V_before + b (+ V_skip) of a block.
+
+        Args:
+            index: of the block.
+            activations: of the input and then of all blocks before, at least those that are read.
+            weight: in place of the layer's own.
+        """
+        block = self.blocks[index]
+        out = block.operator.apply(activations[index], block.weight if weight is None else weight, block.bias)
+        return out if block.skip is None else out + activations[block.skip + 1]

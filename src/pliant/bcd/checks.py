@@ -1,0 +1,59 @@
+"""What can be told about sets and samples before anything moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pliant.bcd.chain import Chain
+from pliant.bcd.errors import BCDError
+from pliant.sets import Point, SetError, WeightSet
+
+
+def by_block(chain: Chain, sets: Mapping[str, WeightSet]) -> dict[int, WeightSet]:
+    """Return sets by block instead of by qualified name.
+
+    Raises:
+        BCDError: if one belongs to no layer of the chain.
+    """
+    index = {block.name: number for number, block in enumerate(chain.blocks)}
+    unknown = sorted(set(sets) - set(index))
+    if unknown:
+        raise BCDError(f"sets must belong to layers of the chain, {', '.join(index)}; found {', '.join(unknown)}")
+    return {index[name]: one for name, one in sets.items()}
+
+
+def first_point(chain: Chain, index: int, weight_set: WeightSet) -> Point:
+    """Return the copy that a layer starts with: the projection of its weight.
+
+    Raises:
+        SetError: if the set does not fit; the message names the layer.
+    """
+    block = chain.blocks[index]
+    try:
+        return weight_set.project(block.weight)
+    except SetError as error:
+        raise SetError(f"{block.name}: {error}") from error
+
+
+def check_samples(chain: Chain, x: Tensor, y: Tensor) -> None:
+    """Refuse samples that a chain cannot be trained on.
+
+    Raises:
+        BCDError: if inputs are not like the weights, not finite, none, or not as many as labels.
+    """
+    weight = chain.blocks[0].weight
+    if weight.dtype not in {torch.float32, torch.float64}:
+        raise BCDError(
+            f"weights must be float32 or float64, which linear systems can be solved in, found {weight.dtype}"
+        )
+    if (x.dtype, x.device) != (weight.dtype, weight.device):
+        raise BCDError(
+            f"inputs must be {weight.dtype} on {weight.device} as weights are, found {x.dtype} on {x.device}"
+        )
+    if len(x) != len(y) or not len(x):
+        raise BCDError(f"inputs and labels must be as many, at least one, found {len(x)} and {len(y)}")
+    if not bool(torch.isfinite(x).all()):
+        raise BCDError("inputs must be finite, found infinite or NaN entries")

@@ -1,0 +1,39 @@
+"""Samples: what is known of every sample, the auxiliary blocks U and V among it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The blocks that belong to samples, the samples first; parts are views, written in place.
+
+    Args:
+        activations: V_0, the network's input, then V_1 to V_L.
+        linear: U_1 to U_L.
+        target: of the loss.
+    """
+
+    activations: tuple[Tensor, ...]
+    linear: tuple[Tensor, ...]
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def part(self, start: int, stop: int) -> Samples:
+        """Return some of the samples."""
+        return Samples(
+            tuple(v[start:stop] for v in self.activations),
+            tuple(u[start:stop] for u in self.linear),
+            self.target[start:stop],
+        )
+
+    def parts(self, size: int) -> Iterator[Samples]:
+        """Yield all samples, up to `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.part(start, start + size)

@@ -1,0 +1,57 @@
+"""A run as plain data and tensors, which `torch.load(weights_only=True)` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from torch import Tensor
+
+from pliant.bcd.chain import Chain
+from pliant.bcd.errors import BCDError
+from pliant.bcd.samples import Samples
+from pliant.sets import Point
+
+
+class State(TypedDict):
+    """The blocks that are no parameters of the model, and how far the run is."""
+
+    done: int
+    first_residual: float | None
+    activations: list[Tensor]
+    linear: list[Tensor]
+    points: dict[str, list[Tensor]]
+
+
+def save(samples: Samples, points: Mapping[str, Point], done: int, first_residual: float | None) -> State:
+    """Return the state; a point is its dense tensor and then its factors."""
+    return {
+        "done": done,
+        "first_residual": first_residual,
+        "activations": list(samples.activations[1:]),
+        "linear": list(samples.linear),
+        "points": {name: [point.dense, *point.factors] for name, point in points.items()},
+    }
+
+
+def load(state: State, chain: Chain, samples: Samples, points: Mapping[int, Point]) -> dict[int, Point]:
+    """Write the blocks of a state into samples, and return its points.
+
+    Raises:
+        BCDError: if there are other blocks, other shapes or other layers.
+    """
+    old, new = (*samples.activations[1:], *samples.linear), (*state["activations"], *state["linear"])
+    if [block.shape for block in old] != [block.shape for block in new]:
+        raise BCDError("the state is of another model, or of another number of samples: its blocks have other shapes")
+    names = {index: chain.blocks[index].name for index in points}
+    if set(names.values()) != set(state["points"]):
+        found = ", ".join(state["points"]) or "none"
+        raise BCDError(f"the state must hold copies of {', '.join(names.values()) or 'no layer'}, found {found}")
+    for here, there in zip(old, new, strict=True):
+        here.copy_(there)
+    return {index: _point(state["points"][name], points[index]) for index, name in names.items()}
+
+
+def _point(tensors: list[Tensor], like: Point) -> Point:
+    dense, *factors = (tensor.to(like.dense.device) for tensor in tensors)
+    return Point(dense, tuple(factors))
