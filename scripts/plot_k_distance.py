@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from pliant.report.curves import Spread
 from pliant.report.study import Record, read_record
-from pliant.training.recipe_method import SFWMethod
+from pliant.training.methods import SFWMethod
 
 
 def k_of(record: Record) -> float:

@@ -26,6 +26,9 @@ def parameters(model):
         ("lenet-300-100", MNIST, 266_610),
         ("lenet-5", MNIST, 431_080),
         ("cnn-4", SIZES, 33_626),
+        ("dec-4", MNIST, 3 * (16 + 16**2 + 16 * 32 + 3 * 32**2 + 32 * 64 + 64**2) + 4 * (16 + 32 + 32 + 64) + 650),
+        ("dec-3", MNIST, 5 * (48 + 48**2 + 48 * 96 + 96**2 + 96 * 128 + 128**2) + 4 * (48 + 96 + 128) + 1290),
+        ("dec-8", SIZES, 3 * 2_224_320 + 4 * 2_752 + 5_130),
         ("vgg-16-bn", SIZES, 14_728_266 - 4_224),  # the usual number, less the biases before BatchNorm
         ("resnet-20", SIZES, 269_722 + 2_752),  # the published number, with option B on two shortcuts
         ("resnet-56", SIZES, 853_018 + 2_752),
@@ -103,6 +106,8 @@ def test_arguments_that_a_model_does_not_take_are_refused_by_name(name):
         ("resnet-20", {"image_size": 3}, "image_size must be at least 4, found 3"),
         ("wide-resnet-28-10", {"image_size": 3}, "image_size must be at least 4, found 3"),
         ("cnn-4", {"image_size": 1}, "image_size must be at least 2, found 1"),
+        ("dec-3", {"kernel": 4}, "kernel must be odd and positive, found 4"),
+        ("dec-8", {"widths": ()}, "widths must be positive integers, at least one"),
         ("cnn-4", {"widths": (8, 8)}, "widths must be 4 positive integers, found"),
         ("resnet-20", {"widths": (8, 0, 8)}, "blocks and widths must be positive"),
         ("lenet-5", {"widths": (8, 8, -1)}, "widths must be 3 positive integers"),
@@ -151,6 +156,13 @@ def test_cnn_4_pools_once_on_digits_and_twice_on_larger_images():
         for size in (8, 28, 32)
     }
     assert pools == {8: ["pool2"], 28: ["pool2", "pool3"], 32: ["pool2", "pool3"]}
+
+
+def test_decomposed_convolutions_are_vertical_then_horizontal_with_a_relu_between():
+    layers = list(build("dec-4", image_size=28, in_channels=1).features.layer2)
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    assert (layers[0].kernel_size, layers[3].kernel_size) == ((3, 1), (1, 3))
 
 
 # factories of the user's own

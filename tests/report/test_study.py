@@ -7,7 +7,7 @@ from pliant.report.curves import Spread, curves_of
 from pliant.report.publish import publish_run, publish_study
 from pliant.report.rows import MetricsRow, SweepRow, append_row
 from pliant.report.study import read_record, study
-from pliant.report.tables import Table, brief, change, percent, study_tables
+from pliant.report.tables import Table, brief, change, dense_table, percent, study_tables
 from pliant.training.folder import RunFolder, RunFolderError, RunInfo
 from pliant.training.recipe import Recipe
 
@@ -20,7 +20,7 @@ SFW = "name: filters-{seed}\nmethod: {type: sfw, plan: filters, k: 0.3}\n"
 def make_run(tmp_path):
     """Write a finished run: made-up rows, no model."""
 
-    def make(name, *, text=SGD, overrides=(), dense=0.9, rows=(), status="finished"):
+    def make(name, *, text=SGD, overrides=(), dense=0.9, rows=(), status="finished", evaluations=None):
         folder = RunFolder(tmp_path / name)
         folder.create()
         source = tmp_path / f"{name}.yaml"
@@ -28,7 +28,7 @@ def make_run(tmp_path):
         recipe = Recipe.from_yaml(source, list(overrides))
         folder.recipe.write_text(recipe.to_yaml())
         folder.write_info(RunInfo(recipe.seed).ending(status, 10.0))
-        append_row(folder.metrics, replace(METRICS, eval_accuracy=dense))
+        append_row(folder.metrics, replace(METRICS, eval_accuracy=dense, evaluations=evaluations))
         for row in rows:
             append_row(folder.sweep, row)
         return folder.path
@@ -134,11 +134,24 @@ def test_tables_compare_methods_for_every_compressor(make_run, cut):
     paths = [make_run("a", rows=rows), make_run("c", text=SFW, rows=rows[:3])]
     entries = study([read_record(path) for path in paths])
     filters, low_rank = study_tables(entries)
-    assert filters.head == ("method", "dense", "0%", "30%", "50%")
+    assert filters.head == ("method", "class", "runs a curve", "gradients", "dense", "0%", "30%", "50%")
+    assert filters.rows[0][1:4] == ("any ratio", "1", "-")
     assert [row[0] for row in filters.rows] == ["sgd", "filters"]
     assert [row[0] for row in low_rank.rows] == ["sgd"]
     assert filters.rows[0][-1] == "50.0 → 75.0"
     assert brief(entries) == [0.3, 0.5]
+
+
+def test_every_table_says_what_a_method_claims_and_what_it_costs(make_run, cut):
+    reload = "name: again-{seed}\nmethod: {type: proximal, nuclear: {weight: 0.1}, reload: {epoch: 1}}\n"
+    counted = {"rows": [cut(0.5, 0.6)], "evaluations": 1872}
+    paths = [make_run("a", **counted), make_run("b", text=reload, **counted)]
+    entries = study([read_record(path) for path in paths])
+    for table in (dense_table(entries), *study_tables(entries)):
+        columns = slice(1, 4)
+        assert table.head[columns] == ("class", "runs a curve", "gradients")
+        assert table.rows[0][columns] == ("any ratio", "1", "1,872")
+        assert table.rows[1][columns] == ("retrained", "1 a ratio", "1,872")
 
 
 def test_markdown_tables_are_lined_up_and_escape_bars():

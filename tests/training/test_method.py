@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,8 @@ from training_recipes import tiny
 from pliant.models import create
 from pliant.optim import SFW
 from pliant.structure import Free, Plan
-from pliant.training.method import build_method
+from pliant.training.methods import METHODS
+from pliant.training.methods.section import Scene
 from pliant.training.schedules import Constant, Cosine, Linear, scheduler_for
 
 STEPS = 8
@@ -17,6 +20,10 @@ EXAMPLE = torch.zeros(1, 1, 8, 8)
 def model():
     torch.manual_seed(0)
     return create("cnn-4", num_classes=10, in_channels=1, image_size=8, widths=[4, 4, 4, 4])
+
+
+def build(section, model):
+    return section.build(Scene(model, EXAMPLE, epochs=2, epoch_steps=STEPS // 2, seed=0))
 
 
 def lrs_of(method, model):
@@ -50,7 +57,7 @@ def test_a_schedule_starts_at_the_whole_rate_and_ends_where_it_says(schedule, mi
 
 def test_shrinkage_brings_its_own_profile_while_the_rest_follows_the_schedule(model):
     recipe = tiny("method.schedule=linear", "method.rest={type: free, lr: 0.05}").method
-    method = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS)
+    method = build(recipe, model)
     for group, rates in zip(method.optimizer.param_groups, lrs_of(method, model), strict=True):
         if group["region"] is None:
             assert rates == pytest.approx([0.05 * (1 - step / STEPS) for step in range(STEPS)])
@@ -63,7 +70,7 @@ def test_shrinkage_brings_its_own_profile_while_the_rest_follows_the_schedule(mo
 @pytest.mark.parametrize("step", ["gradient", "fast-gradient", "diameter", "raw"])
 def test_other_step_rules_follow_the_schedule(model, step):
     recipe = tiny(f"method.step={{type: {step}}}", "method.lr=0.01", "method.schedule=cosine").method
-    method = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS)
+    method = build(recipe, model)
     rates = lrs_of(method, model)[0]
     assert rates[0] == 0.01
     assert rates[STEPS // 2] == pytest.approx(0.005)
@@ -72,7 +79,7 @@ def test_other_step_rules_follow_the_schedule(model, step):
 
 @pytest.mark.parametrize("plan", ["filters", "low-rank", "unstructured"])
 def test_what_the_recipe_leaves_out_is_the_plans_own_default(model, plan):
-    method = build_method(tiny(f"method.plan={plan}").method, model, example=EXAMPLE, total_steps=STEPS)
+    method = build(tiny(f"method.plan={plan}").method, model)
     assert isinstance(method.optimizer, SFW)
     names = {name for group in method.plan for name in group.names}
     assert names == {name for name, _ in model.named_parameters()}
@@ -89,13 +96,13 @@ def test_what_the_recipe_leaves_out_is_the_plans_own_default(model, plan):
     ],
 )
 def test_treatments_of_the_recipe_reach_the_plan(model, norms, text):
-    method = build_method(tiny(f"method.norms={norms}").method, model, example=EXAMPLE, total_steps=STEPS)
+    method = build(tiny(f"method.norms={norms}").method, model)
     assert text in str(method.plan)
 
 
 def test_coupled_atoms_of_the_recipe_reach_the_plan(model):
     recipe = tiny("method.coupled=true", "method.k=2", "method.rest={type: free, lr: 0.2}").method
-    plan = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS).plan
+    plan = build(recipe, model).plan
     names = ("features.conv1.weight", "features.bn1.weight", "features.bn1.bias")
     assert plan.to_json() == Plan.for_filters(model, k=2, coupled=True, example=EXAMPLE, rest=Free(lr=0.2)).to_json()
     assert plan.groups[0].names == names
@@ -104,7 +111,7 @@ def test_coupled_atoms_of_the_recipe_reach_the_plan(model):
 
 def test_building_moves_no_weight(model):
     before = [parameter.clone() for parameter in model.parameters()]
-    build_method(tiny("method.norms={type: joined}").method, model, example=EXAMPLE, total_steps=STEPS)
+    build(tiny("method.norms={type: joined}").method, model)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
@@ -115,8 +122,13 @@ def test_rules_say_everything_about_a_plan(model):
         "{name: 'classifier.*', treat: {type: free, lr: 0.3}},"
         "{layers: convolution, local: weight, treat: {type: ball, ball: group-k-support, k: 2}}]}"
     ).method
-    groups = build_method(recipe, model, example=EXAMPLE, total_steps=STEPS).plan.groups
+    groups = build(recipe, model).plan.groups
     found = {group.names: type(group.target).__name__ for group in groups}
     assert found[("features.bn1.weight",)] == found[("features.conv4.weight",)] == "Ball"
     assert found[("classifier.weight", "classifier.bias")] == "Free"
     assert len(groups) == 4 + 2 * 4 + 1
+
+
+def test_every_method_has_a_row_on_the_page_of_methods():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    assert [name for name in METHODS if f"| `{name}` |" not in page] == []

@@ -13,14 +13,9 @@ from pliant.cli.errors import user_errors
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
 from pliant.structure import Plan
-from pliant.training.recipe_method import (
-    BALLS,
-    DiameterStep,
-    FastGradientStep,
-    GradientStep,
-    RawStep,
-    ShrinkageStep,
-)
+from pliant.training.methods import METHODS
+from pliant.training.methods.step_rules import DiameterStep, FastGradientStep, GradientStep, RawStep, ShrinkageStep
+from pliant.training.methods.treatments import BALLS
 from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, TensorTrainSpec, UnstructuredSpec
 
 PLANS: dict[str, Callable[..., Any]] = {
@@ -33,11 +28,12 @@ PLANS: dict[str, Callable[..., Any]] = {
 
 @user_errors
 def list_names() -> None:
-    """List data sets, models, plans, balls, compressors and step rules, by the names that recipes use."""
+    """List data sets, models, methods, plans, balls, compressors and step rules, by the names that recipes use."""
     out = console()
     for title, names in (
         ("Data sets (data.name)", DATASETS),
         ("Models (model.name, or package.module:function)", MODELS),
+        ("Methods (method.type)", METHODS),
         ("Plans (method.plan)", PLANS),
         ("Balls (norms and rest of type ball)", BALLS),
         (

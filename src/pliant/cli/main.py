@@ -17,6 +17,7 @@ from pliant.cli.listing import list_names
 from pliant.cli.report import report
 from pliant.cli.sweep import sweep
 from pliant.cli.train import train
+from pliant.cli.tune import tune
 
 app = typer.Typer(
     name="pliant",
@@ -60,6 +61,7 @@ app.command("compress")(compress)
 app.command("export")(export)
 app.command("report")(report)
 app.command("demo")(demo)
+app.command("tune")(tune)
 app.command("list")(list_names)
 
 

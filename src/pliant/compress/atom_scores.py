@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
     return totals ** (1.0 / score.power)
 
 
+@lru_cache(maxsize=1024)  # the same members again and again where cuts are tried in training
 def _rows(member: Member, atoms: int) -> list[tuple[Tensor, Tensor]]:
     rows = [torch.from_numpy(member.positions.of([atom])) for atom in range(atoms)]
     owners = torch.repeat_interleave(torch.arange(atoms), torch.tensor([len(row) for row in rows]))

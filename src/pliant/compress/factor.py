@@ -12,8 +12,15 @@ from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, axes_of, is_inp
 
 
 def spectrum(layer: nn.Module) -> Tensor:
-    """Return the singular values of a layer's matrices, descending, shape (groups, n), in float64 on the CPU."""
-    return _decompose(_matrices(layer))[1].cpu()
+    """Return the singular values of a layer's matrices, descending, shape (groups, n), in float64 on the CPU.
+
+    What lies at the rounding level of the weights is exactly 0: a weight that training made low-rank is low-rank.
+    """
+    matrices = _matrices(layer)
+    values = decompose(matrices)[1].cpu()
+    rounding = min(torch.finfo(matrices.dtype).eps, torch.finfo(torch.float32).eps)
+    floor = rounding * max(matrices.shape[-2:]) * values.amax((-2, -1), keepdim=True)
+    return torch.where(values > floor, values, 0.0)
 
 
 def rank_of(layer: nn.Module) -> int:
@@ -24,7 +31,7 @@ def rank_of(layer: nn.Module) -> int:
 def truncate_weight(layer: nn.Module, rank: int) -> None:
     """Replace a layer's weight, in place, by its best approximation of a rank."""
     weight = layer.get_parameter("weight")
-    left, values, right = _decompose(_matrices(layer))
+    left, values, right = decompose(_matrices(layer))
     best = (left[..., :rank] * values[..., None, :rank]) @ right[..., :rank, :]
     with torch.no_grad():
         weight.copy_(axes_of(layer, "weight").from_matrices(best, weight.shape))
@@ -68,7 +75,7 @@ def split(layer: nn.Module, rank: int) -> Factors:
     A convolution becomes the same convolution to `rank` channels per group and a 1x1 convolution with the old bias; a
     linear layer becomes two. Both factors carry the square root of the singular values.
     """
-    left, values, right = _decompose(_matrices(layer))
+    left, values, right = decompose(_matrices(layer))
     root = values[..., :rank].sqrt()
     factors = blank_factors(layer, rank)
     _fill(factors[0], root[..., None] * right[..., :rank, :], layer)
@@ -136,7 +143,7 @@ def _matrices(layer: nn.Module) -> Tensor:
     return axes_of(layer, "weight").to_matrices(layer.get_parameter("weight").detach())
 
 
-def _decompose(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decompose(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return left (g, rows, n), values (g, n) descending, right (g, n, cols), in float64.
 
     float64 gets a full SVD. For lower precision the eigenvectors of the Gram matrix on the short side, in float64, are

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pliant.models.cnn4 import CNN4
+from pliant.models.decompose_me import dec3, dec4, dec8
 from pliant.models.lenet import LeNet5, LeNet300100
 from pliant.models.resnet import resnet18, resnet20, resnet56
 from pliant.models.vgg import VGG16
@@ -22,6 +23,9 @@ NAMES: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5": LeNet5,
     "cnn-4": CNN4,
+    "dec-3": dec3,
+    "dec-4": dec4,
+    "dec-8": dec8,
     "vgg-16-bn": VGG16,
     "resnet-20": resnet20,
     "resnet-56": resnet56,

@@ -1,8 +1,11 @@
 """Optimizers and their step-size rules."""
 
+from pliant.optim.adaptive import Adaptive
 from pliant.optim.diagnostics import GroupDiagnostics
+from pliant.optim.dual_averaging import DualAveraging
 from pliant.optim.finite import NonFinite, NonFiniteGradientError
 from pliant.optim.precision import Master, Precision, StochasticRounding
+from pliant.optim.proximal import ProximalSGD, Regulariser
 from pliant.optim.sfw import SFW
 from pliant.optim.steps import (
     Constant,
@@ -20,9 +23,11 @@ from pliant.optim.steps import (
 
 __all__ = [
     "SFW",
+    "Adaptive",
     "Constant",
     "Cosine",
     "DiameterScaled",
+    "DualAveraging",
     "FastGradientScaled",
     "GradientScaled",
     "GroupDiagnostics",
@@ -32,7 +37,9 @@ __all__ = [
     "NonFiniteGradientError",
     "Precision",
     "Profile",
+    "ProximalSGD",
     "Raw",
+    "Regulariser",
     "Shrinkage",
     "Situation",
     "StepRule",

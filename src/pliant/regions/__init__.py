@@ -22,6 +22,7 @@ from pliant.regions.composite import Coupled, Joint, Scaled
 from pliant.regions.gauges import Gauge, Lp, TopK
 from pliant.regions.region import Region
 from pliant.regions.slices import Slices
+from pliant.regions.sparse_group import SparseGroupLasso
 from pliant.regions.vertex import Channels, LowRank, Move, Product, Vertex
 from pliant.regions.views import Entries, Filters, Singular, Split, View
 
@@ -44,6 +45,7 @@ __all__ = [
     "Scaled",
     "Singular",
     "Slices",
+    "SparseGroupLasso",
     "Split",
     "TopK",
     "Vertex",

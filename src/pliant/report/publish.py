@@ -45,6 +45,7 @@ def _write_records(folder: Path, entries: Sequence[Entry]) -> None:
         whose = {"method": label, "seed": record.recipe.seed}
         info = asdict(record.folder.read_info())
         about = {name: info[name] for name in ("started", "seconds", "versions", "machine")}
+        about |= {"class": str(record.recipe.method.claim())}
         metrics = [asdict(row) for row in record.metrics]
         runs.append(whose | about | {"recipe": record.recipe.model_dump(exclude_none=True), "metrics": metrics})
         rows += [whose | asdict(row) for row in record.sweep]

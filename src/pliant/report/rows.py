@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pliant import atomic
 
@@ -30,6 +30,8 @@ class MetricsRow:
         shrinkage: sum of the step sizes so far, mean over constrained parameters; None without any.
         kept: share of the initial weights that is left, likewise.
         distance: relative distance to the model that the recipe's probe would cut; None without a probe.
+        evaluations: gradients of a batch that were computed since the start; None in rows of older versions.
+        penalty: value of the method's explicit regulariser after the epoch; None without one.
     """
 
     epoch: int
@@ -41,6 +43,8 @@ class MetricsRow:
     shrinkage: float | None = None
     kept: float | None = None
     distance: float | None = None
+    evaluations: int | None = None
+    penalty: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +76,52 @@ class SweepRow:
     calibrate: int = 0
 
 
-R = TypeVar("R", MetricsRow, SweepRow)
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One setting of a method that was tried. Accuracies are shares in [0, 1], means over the seeds.
+
+    Args:
+        method: its name in the study.
+        trial: number of the trial, 0 for the first.
+        overrides: of the method's recipe.
+        score: mean accuracy over the judged cuts, after recalibration where there is one; None if training diverged.
+        dense: accuracy of the uncut models; None likewise.
+        rows: for every judged cut the compressor, the fraction, and the accuracy before and after recalibration.
+        seeds: of the runs.
+        round: of the study.
+        evaluations: gradients of a batch that a run computed; None in rows of older versions.
+        seconds: of the trial; None likewise.
+        error: why there is no score.
+    """
+
+    method: str
+    trial: int
+    overrides: dict[str, Any]
+    score: float | None
+    dense: float | None
+    rows: list[list[Any]]
+    seeds: list[int] = field(default_factory=lambda: [0])
+    round: str = "1"
+    evaluations: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+Row = MetricsRow | SweepRow | TrialRow
+R = TypeVar("R", MetricsRow, SweepRow, TrialRow)
 
 
 class RowError(ValueError):
     """A line in the middle of a file of rows cannot be read."""
 
 
-def append_row(path: Path, row: MetricsRow | SweepRow) -> None:
+def append_row(path: Path, row: Row) -> None:
     """Add a row at the end of the file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(row))
 
 
-def write_rows(path: Path, rows: Sequence[MetricsRow | SweepRow]) -> None:
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Replace the file as a whole."""
     atomic.write_text(path, "".join(map(_line, rows)))
 
@@ -121,7 +157,7 @@ def repair(path: Path, kind: type[R]) -> list[R]:
     return rows
 
 
-def _line(row: MetricsRow | SweepRow) -> str:
+def _line(row: Row) -> str:
     return json.dumps(asdict(row), allow_nan=False) + "\n"
 
 
@@ -130,7 +166,9 @@ def _parse(line: bytes, kind: type[R]) -> R:
     if not isinstance(data, dict):
         raise ValueError(f"must be a JSON object, found {data!r}")
     known = {f.name: f for f in fields(kind)}
-    missing = [name for name, f in known.items() if name not in data and f.default is MISSING]
+    missing = [
+        name for name, f in known.items() if name not in data and f.default is MISSING and f.default_factory is MISSING
+    ]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
     return kind(**{name: value for name, value in data.items() if name in known})

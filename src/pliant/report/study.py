@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pliant.methods.claim import Claim
 from pliant.report.curves import Curve, Spread, curves_of
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
 from pliant.training.folder import RunFolder, RunFolderError
@@ -45,6 +46,18 @@ class Entry:
     def seconds(self) -> Spread:
         """Training time."""
         return Spread.of([record.seconds for record in self.records])
+
+    @property
+    def claim(self) -> Claim:
+        """What one run of the method is good for."""
+        return self.records[0].recipe.method.claim()
+
+    @property
+    def gradients(self) -> Spread | None:
+        """Gradients of a batch that a run computed; None where a run of an older version did not count them."""
+        counts = [record.metrics[-1].evaluations for record in self.records]
+        known = [count for count in counts if count is not None]
+        return Spread.of(known) if len(known) == len(counts) else None
 
     def curves(self) -> list[Curve]:
         """A curve for every compressor that was swept."""
@@ -88,7 +101,7 @@ def study(records: Sequence[Record]) -> list[Entry]:
 
 
 def _identity(recipe: Recipe) -> str:
-    data = recipe.model_dump(exclude={"name": True, "seed": True, "sweep": True, "data": {"root"}})
+    data = recipe.model_dump(exclude={"name": True, "seed": True, "sweep": True, "tune": True, "data": {"root"}})
     for name in ("threads", "device"):
         del data["train"][name]
     return json.dumps(data, sort_keys=True)

@@ -65,9 +65,12 @@ _USUAL = (0.3, 0.5, 0.7, 0.9)
 
 
 def dense_table(entries: Sequence[Entry]) -> Table:
-    """A row a method: seeds, accuracy of the uncut models, training time."""
-    rows = [(e.label, ", ".join(map(str, e.seeds)), percent(e.dense), f"{e.seconds.mean:.0f} s") for e in entries]
-    return Table("Trained models, before any cut", ("method", "seeds", "accuracy", "training"), tuple(rows))
+    """A row a method: class, cost, seeds, accuracy of the uncut models, training time."""
+    head = ("method", *_COST, "seeds", "accuracy", "training")
+    rows = [
+        (e.label, *_cost(e), ", ".join(map(str, e.seeds)), percent(e.dense), f"{e.seconds.mean:.0f} s") for e in entries
+    ]
+    return Table("Trained models, before any cut", head, tuple(rows))
 
 
 def percent(spread: Spread) -> str:
@@ -86,9 +89,18 @@ def change(point: Point | None) -> str:
 
 def _compressor_table(name: str, curves: Sequence[tuple[Entry, Curve]], fractions: Sequence[float] | None) -> Table:
     shown = fractions or sorted({point.fraction for _, curve in curves for point in curve.points})
-    rows = [(entry.label, percent(entry.dense), *(change(curve.at(f)) for f in shown)) for entry, curve in curves]
-    head = ("method", "dense", *(f"{fraction:.0%}" for fraction in shown))
+    rows = [(e.label, *_cost(e), percent(e.dense), *(change(curve.at(f)) for f in shown)) for e, curve in curves]
+    head = ("method", *_COST, "dense", *(f"{fraction:.0%}" for fraction in shown))
     return Table(f"{name}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
+
+
+_COST = ("class", "runs a curve", "gradients")
+
+
+def _cost(entry: Entry) -> tuple[str, str, str]:
+    """What makes methods comparable or not: the class, the runs behind a curve, the gradients of a run."""
+    gradients = "-" if entry.gradients is None else f"{entry.gradients.mean:,.0f}"
+    return str(entry.claim), entry.claim.runs, gradients
 
 
 _RUN_HEAD = ("asked", "removed", "raw", "recalibrated", "parameters", "MACs")

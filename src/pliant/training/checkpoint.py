@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-_SCHEMA = 1
+_SCHEMA = 2  # 2: the position counts gradient evaluations
 
 
 class CheckpointError(ValueError):
@@ -74,6 +74,15 @@ def load_checkpoint(path: Path, trainee: Trainee) -> tuple[Position, float]:
     trainee.scheduler.load_state_dict(content["scheduler"])
     _restore_random_state(content["random"])
     return Position.from_state_dict(content["position"], device), content["seconds"]
+
+
+def read_position(path: Path) -> Position:
+    """Return where the training in a checkpoint stands; nothing is restored.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+    """
+    return Position.from_state_dict(_read(path)["position"])
 
 
 def _read(path: Path) -> dict[str, Any]:

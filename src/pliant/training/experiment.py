@@ -11,17 +11,18 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from pliant import atomic
+from pliant.compress import Cut
 from pliant.metrics import relative_distance
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
 from pliant.training.build import PRECISIONS, Data, build_model, device_of, judge, load_data
-from pliant.training.checkpoint import Trainee, load_checkpoint, save_checkpoint
+from pliant.training.checkpoint import Trainee, load_checkpoint, read_position, save_checkpoint
 from pliant.training.compressors import build_compressor
 from pliant.training.folder import RunFolder, RunFolderError, RunInfo
 from pliant.training.loop import fit
-from pliant.training.method import Method, build_method
+from pliant.training.methods.built import Method
+from pliant.training.methods.section import Scene
 from pliant.training.position import EpochResult, Position
 from pliant.training.recipe import Recipe
-from pliant.training.recipe_method import SFWMethod
 from pliant.training.watch import Outline, Watch, Watches
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def resume(
     info = replace(info, status="running", ended=None, resumed=info.resumed + 1)
     if not folder.checkpoint.is_file():  # stopped before the first checkpoint
         return trainer.run(info, trainer.begin(), seconds=0.0, stop=stop)
+    trainer.catch_up(read_position(folder.checkpoint))
     position, seconds = load_checkpoint(folder.checkpoint, trainer.trainee)
     return trainer.run(info, position, seconds=seconds, stop=stop)
 
@@ -138,7 +140,6 @@ class _Trainer:
     folder: RunFolder
     watch: Watch
     data: Data
-    model: nn.Module
     batches: Batches
     method: Method
     started: float = 0.0
@@ -149,13 +150,12 @@ class _Trainer:
         data = load_data(recipe, device)
         model = build_model(recipe, data.dataset, device)
         batches = data.train_batches(recipe.data, recipe.seed)
-        total_steps = len(batches) * recipe.train.epochs
-        method = build_method(recipe.method, model, example=data.example(), total_steps=total_steps)
-        return cls(recipe, folder, watch or Watches(), data, model, batches, method)
+        method = recipe.method.build(Scene(model, data.example(), recipe.train.epochs, len(batches), recipe.seed))
+        return cls(recipe, folder, watch or Watches(), data, batches, method)
 
     @property
     def trainee(self) -> Trainee:
-        return Trainee(self.model, self.method.optimizer, self.method.scheduler)
+        return Trainee(self.method.model, self.method.optimizer, self.method.scheduler)
 
     @property
     def seconds(self) -> float:
@@ -164,14 +164,20 @@ class _Trainer:
     def begin(self) -> Position:
         plan = self.method.plan
         if plan is not None:
-            if isinstance(self.recipe.method, SFWMethod):
-                plan.scale_weights(self.recipe.method.start)
+            plan.scale_weights(self.method.start)
             moved = plan.make_feasible()
             notes = [
                 f"scaled into its region: {', '.join(m.names)} from {m.value:.4g} to {m.radius:.4g}" for m in moved
             ]
             atomic.write_text(self.folder.plan, "\n".join([str(plan), *notes]) + "\n")
-        return Position.start(next(self.model.parameters()).device)
+        return Position.start(next(self.method.model.parameters()).device)
+
+    def catch_up(self, position: Position) -> None:
+        """Make the model that was trained at a position, where the method switches to another one on the way."""
+        switch = self.method.switch
+        if switch is not None and (position.epoch, position.batch) > (switch.epoch, 0):
+            cut = Cut.from_json(self.folder.cut.read_text(encoding="utf-8"))
+            self.method = switch.perform(self.method, cut)
 
     def run(self, info: RunInfo, position: Position, *, seconds: float, stop: Callable[[], bool]) -> bool:
         self.started = time.monotonic() - seconds
@@ -190,17 +196,28 @@ class _Trainer:
         return self._leave(info, position)
 
     def _fit(self, position: Position, stop: Callable[[], bool]) -> Position:
+        switch = self.method.switch
+        if switch is not None:
+            position = self._stretch(position, switch.epoch, stop)
+            if position.epoch < switch.epoch:
+                return position
+            cut = switch.cut(self.method.model, self.data.example())
+            atomic.write_text(self.folder.cut, cut.to_json())
+            self.method = switch.perform(self.method, cut)
+        return self._stretch(position, self.recipe.train.epochs, stop)
+
+    def _stretch(self, position: Position, epochs: int, stop: Callable[[], bool]) -> Position:
         def on_epoch(result: EpochResult) -> None:
-            row = self._row(result)
+            row = self._row(result, position)
             append_row(self.folder.metrics, row)
             save_checkpoint(self.folder.checkpoint, self.trainee, position, seconds=self.seconds)
             self.watch.epoch(row)
 
         return fit(
-            self.model,
+            self.method.model,
             self.method.optimizer,
             self.batches,
-            epochs=self.recipe.train.epochs,
+            epochs=epochs,
             scheduler=self.method.scheduler,
             autocast=PRECISIONS[self.recipe.train.precision],
             position=position,
@@ -209,33 +226,36 @@ class _Trainer:
             stop=stop,
         )
 
-    def _row(self, result: EpochResult) -> MetricsRow:
+    def _row(self, result: EpochResult, position: Position) -> MetricsRow:
+        plain = self.method.plain_model()
         return MetricsRow(
             epoch=result.epoch,
             train_loss=result.loss,
             train_accuracy=result.accuracy,
-            eval_accuracy=judge(self.recipe, self.data, self.model),
+            eval_accuracy=judge(self.recipe, self.data, plain),
             lr=self.method.lr(),
             seconds=round(self.seconds, 3),
             shrinkage=self.method.shrinkage(),
             kept=self.method.kept(),
-            distance=self._distance(),
+            distance=self._distance(plain),
+            evaluations=position.evaluations,
+            penalty=self.method.penalty(),
         )
 
-    def _distance(self) -> float | None:
+    def _distance(self, model: nn.Module) -> float | None:
         probe = self.recipe.probe
         if probe is None:
             return None
         compressor = build_compressor(probe.compressor)
-        cut = compressor.select(self.model, probe.fraction, example=self.data.example())
-        return relative_distance(self.model, compressor.truncate(self.model, cut))
+        cut = compressor.select(model, probe.fraction, example=self.data.example())
+        return relative_distance(model, compressor.truncate(model, cut))
 
     def _leave(self, info: RunInfo, position: Position) -> bool:
         if position.epoch < self.recipe.train.epochs:
             save_checkpoint(self.folder.checkpoint, self.trainee, position, seconds=self.seconds)
             self.folder.write_info(info.ending("interrupted", self.seconds))
             return False
-        save_model(self.model, str(self.folder.weights))
+        save_model(self.method.plain_model(), str(self.folder.weights))
         self.folder.write_info(info.ending("finished", self.seconds))
         self.folder.checkpoint.unlink(missing_ok=True)
         return True

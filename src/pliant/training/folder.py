@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "plan.txt"
 
     @property
+    def cut(self) -> Path:
+        """What was cut in the middle of training, by methods that do so."""
+        return self.path / "cut.json"
+
+    @property
     def metrics(self) -> Path:
         """A row an epoch."""
         return self.path / "metrics.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch.nn import functional as F
@@ -51,6 +51,9 @@ def fit(
 ) -> Position:
     """Train with cross-entropy until `epochs` epochs are done, or until `stop()` says so after a step.
 
+    Every step hands the optimizer a closure, torch's protocol for optimizers that need the gradient more than once or
+    at other weights; all others call it once. A method is made of optimizers and models, never of another loop.
+
     Args:
         model: maps ``x`` to class scores ``(batch, classes)``.
         optimizer: any torch optimizer over the model's parameters.
@@ -68,6 +71,7 @@ def fit(
 
     Raises:
         DivergedError: the mean loss of an epoch is not finite.
+        ValueError: the optimizer takes a step without calling the closure.
     """
     device = next(model.parameters()).device
     position = position or Position.start(device)
@@ -75,20 +79,67 @@ def fit(
         model.train()
         batches.set_epoch(position.epoch)
         for x, y in islice(batches, position.batch, None):
-            with precision(device, autocast):
-                scores = model(x)
-                loss = F.cross_entropy(scores.float(), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            closure = Evaluation(model, optimizer, x, y, autocast)
+            optimizer.step(closure)
             if scheduler is not None:
                 scheduler.step()
-            position.count(loss, scores, y)
+            position.count(closure.loss, closure.scores, y, evaluations=closure.calls)
             on_step(position)
             if stop():
                 return position
         on_epoch(_checked(position.finish_epoch()))
     return position
+
+
+class Evaluation:
+    """The closure of one step: a batch's loss and its gradients at the weights of the moment.
+
+    Args:
+        model: maps ``x`` to class scores.
+        optimizer: whose gradients are cleared first.
+        x: the images.
+        y: their labels.
+        autocast: as for `fit`.
+
+    `calls` counts the gradient evaluations. `loss` and `scores` are those of the first, at the weights that the step
+    started from.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, autocast: torch.dtype | None
+    ) -> None:
+        self._model, self._optimizer, self._batch, self._autocast = model, optimizer, (x, y), autocast
+        self._first: tuple[Tensor, Tensor] | None = None
+        self.calls = 0
+
+    def __call__(self) -> float:
+        """Set the gradients and return the loss, which stays on the device."""
+        x, y = self._batch
+        self._optimizer.zero_grad()
+        with precision(x.device, self._autocast):
+            scores = self._model(x)
+            loss = F.cross_entropy(scores.float(), y)
+        loss.backward()
+        self.calls += 1
+        self._first = self._first or (loss.detach(), scores.detach())
+        return cast("float", loss)  # torch's signature says float, its own examples return the tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean loss of the batch, at the first call."""
+        return self._results()[0]
+
+    @property
+    def scores(self) -> Tensor:
+        """Class scores ``(batch, classes)``, at the first call."""
+        return self._results()[1]
+
+    def _results(self) -> tuple[Tensor, Tensor]:
+        if self._first is None:
+            raise ValueError(
+                f"{type(self._optimizer).__name__}.step must call the closure that it is given, and did not"
+            )
+        return self._first
 
 
 def precision(device: torch.device, autocast: torch.dtype | None) -> AbstractContextManager[object]:

@@ -30,6 +30,7 @@ class Position:
         seen: images seen in it.
         loss: sum of their losses.
         correct: how many of them were classified correctly.
+        evaluations: gradients of a batch that were computed since the start.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class Position:
     seen: int
     loss: Tensor
     correct: Tensor
+    evaluations: int = 0
 
     @classmethod
     def start(cls, device: torch.device | str = "cpu") -> Self:
@@ -44,9 +46,17 @@ class Position:
         return cls(0, 0, 0, torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
 
     @torch.no_grad()
-    def count(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Take note of a batch: its mean loss, the class scores ``(batch, classes)`` and the labels ``(batch,)``."""
+    def count(self, loss: Tensor, scores: Tensor, labels: Tensor, evaluations: int = 1) -> None:
+        """Take note of a batch.
+
+        Args:
+            loss: its mean loss.
+            scores: class scores ``(batch, classes)``.
+            labels: shape ``(batch,)``.
+            evaluations: gradients that its step took.
+        """
         self.batch += 1
+        self.evaluations += evaluations
         self.seen += len(labels)
         self.loss += loss.detach() * len(labels)
         self.correct += (scores.argmax(-1) == labels).sum()
@@ -70,10 +80,13 @@ class Position:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data and tensors."""
-        return {name: getattr(self, name) for name in ("epoch", "batch", "seen", "loss", "correct")}
+        return {name: getattr(self, name) for name in (*_COUNTS, "loss", "correct")}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device | str = "cpu") -> Self:
         """Rebuild what `state_dict` returned."""
         tensors = {name: state[name].to(device) for name in ("loss", "correct")}
-        return cls(epoch=state["epoch"], batch=state["batch"], seen=state["seen"], **tensors)
+        return cls(**{name: state[name] for name in _COUNTS}, **tensors)
+
+
+_COUNTS = ("epoch", "batch", "seen", "evaluations")

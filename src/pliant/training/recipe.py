@@ -9,10 +9,11 @@ from pydantic import AfterValidator, Field
 
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
+from pliant.training.methods import Method
 from pliant.training.recipe_file import dump, from_mapping, read_mapping
-from pliant.training.recipe_method import Method
 from pliant.training.recipe_section import Section, Share
 from pliant.training.recipe_sweep import ProbeSection, SweepSection
+from pliant.training.tuning.section import TuneSection
 
 SEED = "{seed}"  # in a name, stands for the run's seed
 
@@ -68,7 +69,7 @@ class TrainSection(Section):
 
 
 class Recipe(Section):
-    """A run: data, model, budget, method, and what is swept afterwards."""
+    """A run: data, model, budget, method, what is swept afterwards, and what `pliant tune` may choose."""
 
     name: Annotated[str, AfterValidator(_folder_name)]
     seed: int = Field(default=0, ge=0)
@@ -78,6 +79,7 @@ class Recipe(Section):
     method: Method
     sweep: SweepSection = SweepSection()
     probe: ProbeSection | None = None
+    tune: TuneSection | None = None
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: list[str] | None = None) -> Self:

@@ -1,0 +1,188 @@
+"""CrAM: the gradient is taken where the compressed model is, so that the trained model bears compression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pliant.compress.atoms import check_fraction
+from pliant.methods.operators import Operator
+
+
+@dataclass(frozen=True)
+class Cramming:
+    """How CrAM perturbs, compresses and mixes.
+
+    Args:
+        fractions: of the atoms that are removed; one of them is drawn in every step, each with the same probability.
+            One fraction is fixed CrAM, several "Multi".
+        ascent: length of the step uphill before the compression, at least 0; 0.05 as published.
+        normalised: whether that length is in units of the gradient's norm, as in sharpness-aware minimisation; as
+            published it is a factor on the gradient itself.
+        share: of the compressed model's gradient in what the optimizer gets, in [0, 1]: 1/2 is CrAM+, 1 plain CrAM.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    fractions: tuple[float, ...]
+    ascent: float = 0.05
+    normalised: bool = False
+    share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fractions, tuple) or not self.fractions:
+            raise ValueError(f"fractions must be a tuple of at least one fraction, found {self.fractions!r}")
+        for fraction in self.fractions:
+            check_fraction(fraction)
+        if not 0.0 <= self.ascent < math.inf:
+            raise ValueError(f"ascent must be at least 0 and finite, found {self.ascent!r}")
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share must be in [0, 1], found {self.share!r}")
+
+    def fraction(self, step: int) -> float:
+        """Return the fraction of a step: it depends on nothing but the seed and the step's number."""
+        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return self.fractions[int(torch.randint(len(self.fractions), (), generator=draws))]
+
+
+class CrAM(Optimizer):
+    """Compression-aware minimiser around any optimizer, with any compressor; two gradient evaluations a step.
+
+    With the gradient g at the weights w and the compression C of the step's fraction,
+
+        w~  =  C(w + ascent * g)
+        g~  =  what belongs to the kept atoms of the gradient at w~
+        w   <- inner step from w with  (1 - share) * g + share * g~
+
+    For filters and entries the kept atoms are a mask; for a rank the gradient is projected onto the tangent space of
+    the matrices of that rank. With share 1/2 this is CrAM+, whose published form adds both gradients: the same steps
+    at half the learning rate and twice the weight decay. As a mean it keeps the learning rate of the inner optimizer,
+    and is that optimizer to the bit where both strengths are 0.
+
+    The first evaluation is an ordinary one. Around the second all parameters and buffers of the model are kept aside
+    and put back, so that running statistics of norm layers see the dense model alone; that takes one more copy of them.
+    Dropout draws anew in it. Gradient scaling does not take closures; bfloat16 needs none.
+
+    Args:
+        inner: any optimizer over the model's parameters that takes its step from the gradients that are there.
+        model: the model that the closure evaluates.
+        operator: the compression, `operator_of(compressor, model, example)`.
+        cramming: how strong.
+
+    Reference: Peste, Vladu, Kurtic, Lampert, Alistarh, "CrAM: A Compression-Aware Minimizer" (2023).
+    """
+
+    def __init__(self, inner: Optimizer, model: nn.Module, operator: Operator, cramming: Cramming) -> None:
+        parts = {"inner": inner, "model": model, "operator": operator, "cramming": cramming, "taken": 0}
+        self.__setstate__(parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("inner", "model", "operator", "cramming", "taken")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.inner: Optimizer = state["inner"]
+        self.model: nn.Module = state["model"]
+        self.operator: Operator = state["operator"]
+        self.cramming: Cramming = state["cramming"]
+        self.taken: int = state["taken"]
+        self._share()
+        super().__setstate__({})  # hooks and patches, as torch restores them on unpickling
+
+    def _share(self) -> None:
+        self.defaults = self.inner.defaults
+        self.state = self.inner.state
+        self.param_groups = self.inner.param_groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the inner optimizer."""
+        self.inner.add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
+        """Take one step.
+
+        Args:
+            closure: clears the gradients, evaluates the model, sets the gradients and returns the loss; called twice.
+
+        Returns:
+            The loss at the dense weights.
+
+        Raises:
+            ValueError: without a closure.
+        """
+        if closure is None:
+            raise ValueError(
+                "CrAM evaluates the gradient twice a step: call step(closure) with a closure that clears the "
+                "gradients, evaluates the model, calls backward and returns the loss"
+            )
+        with torch.enable_grad():
+            loss = closure()
+        dense = [(p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if dense:
+            self._mix(dense, self._compressed(dense, closure))
+            self.taken += 1
+        self.inner.step()
+        for p, grad in dense:
+            p.grad = grad
+        return loss
+
+    def _compressed(self, dense: Sequence[tuple[Tensor, Tensor]], closure: Callable[[], float]) -> list[Tensor | None]:
+        """Return the gradients of the kept atoms at the compressed weights."""
+        with _kept_aside(self.model, [p for p, _ in dense]):
+            factor = self._factor([grad for _, grad in dense])
+            for p, grad in dense:
+                p.add_(grad * factor)
+                p.grad = None  # the closure may write zeros into what it finds
+            gates = self.operator.compress(self.cramming.fraction(self.taken))
+            with torch.enable_grad():
+                closure()
+            return [gates[p](p.grad) if p in gates and p.grad is not None else p.grad for p, _ in dense]
+
+    def _factor(self, grads: Sequence[Tensor]) -> float | Tensor:
+        if not self.cramming.normalised:
+            return self.cramming.ascent
+        norm = torch.nn.utils.get_total_norm(grads)
+        return torch.where(norm > 0, self.cramming.ascent / norm, 0.0)
+
+    def _mix(self, dense: Sequence[tuple[Tensor, Tensor]], compressed: Sequence[Tensor | None]) -> None:
+        for (p, grad), other in zip(dense, compressed, strict=True):
+            # Of equal ends lerp returns the end, to the bit.
+            p.grad = torch.lerp(grad, torch.zeros_like(grad) if other is None else other, self.cramming.share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner optimizer's state and the number of steps."""
+        return self.inner.state_dict() | {"cram": {"taken": self.taken}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is not the state of a CrAM.
+        """
+        if "cram" not in state_dict:
+            raise ValueError(f"state_dict must be that of a CrAM, found one with {', '.join(state_dict)}")
+        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "cram"})
+        self.taken = state_dict["cram"]["taken"]
+        self._share()
+
+
+@contextmanager
+def _kept_aside(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
+    """Put all parameters and buffers back to the bit, whatever happens to them, without moving any tensor."""
+    tensors = list({id(t): t for t in (*params, *model.parameters(), *model.buffers())}.values())
+    before = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.copy_(old)

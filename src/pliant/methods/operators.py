@@ -1,0 +1,196 @@
+"""Operators: any compressor as a fast map of the weights in place, for methods that compress at every step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from pliant.compress.atom_scores import atom_scores
+from pliant.compress.atoms import lowest
+from pliant.compress.channel_survey import ChannelSurvey
+from pliant.compress.compressor import Compressor
+from pliant.compress.factor import decompose
+from pliant.compress.filters import FilterPruning
+from pliant.compress.low_rank import LowRank
+from pliant.compress.unstructured import UnstructuredPruning
+from pliant.regions.axes import Axes
+from pliant.structure.channels import removed_slices
+from pliant.structure.matricise import axes_of
+from pliant.structure.norms import Example, norm_after
+
+Gate = Callable[[Tensor], Tensor]
+
+
+class Operator(ABC):
+    """A compressor, set up once for one model, that truncates the model's weights in place at any fraction.
+
+    The weights become those of `compressor.truncate(model, compressor.select(model, fraction))`, without surgery and
+    without looking at the model's structure again.
+    """
+
+    @abstractmethod
+    def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
+        """Truncate the weights of the model in place, without gradient tracking.
+
+        Args:
+            fraction: of the atoms that are removed, 0 <= fraction < 1.
+
+        Returns:
+            parameter -> what of its gradient belongs to the kept atoms; other parameters keep theirs.
+        """
+
+
+@singledispatch
+def operator_of(compressor: Compressor, model: nn.Module, example: Example) -> Operator:
+    """Return a compressor as an operator on the weights of a model.
+
+    Channels, singular values and single weights are truncated in place. A compressor of another kind selects and
+    truncates anew in every step, which is slow, and lets through the gradient of what it has not made zero.
+
+    Args:
+        compressor: any.
+        model: whose weights are truncated; its architecture must not change afterwards.
+        example: what it can be called with.
+    """
+    return _Selected(compressor, model, example)
+
+
+@operator_of.register
+def _of_filters(compressor: FilterPruning, model: nn.Module, example: Example) -> Operator:
+    return _Channels(compressor, model, compressor.survey(model, example), norm_after(model, example))
+
+
+@operator_of.register
+def _of_low_rank(compressor: LowRank, model: nn.Module, example: Example) -> Operator:
+    return _Ranks(compressor, model, tuple(compressor.select(model, 0.0, example=example).atoms))
+
+
+@operator_of.register
+def _of_unstructured(compressor: UnstructuredPruning, model: nn.Module, example: Example) -> Operator:
+    return _Entries(compressor, model, tuple(compressor.select(model, 0.0, example=example).atoms))
+
+
+@dataclass(frozen=True, eq=False)
+class _Channels(Operator):
+    compressor: FilterPruning
+    model: nn.Module
+    survey: ChannelSurvey
+    norms: Mapping[str, str]
+
+    @torch.no_grad()
+    def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
+        groups, score = self.survey.groups, self.compressor.score
+        scores = [atom_scores(self.model, group, self.norms, score) for group in groups]
+        now = ChannelSurvey(groups, self.survey.skipped, scores, self.survey.scope, self.survey.round_to)
+        slices = removed_slices(groups, now.kept(now.shares(fraction)))
+        gates: dict[Tensor, Gate] = {}
+        for name, parameter in self.model.named_parameters():
+            if name in slices:
+                gates[parameter] = _Slices(tuple((dim, torch.tensor(places)) for dim, places in slices[name]))
+                parameter.copy_(gates[parameter](parameter))
+        return gates
+
+
+@dataclass(frozen=True, eq=False)
+class _Slices:
+    """Sets slices of a tensor to zero."""
+
+    removed: Sequence[tuple[int, Tensor]]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        for dim, places in self.removed:
+            tensor = tensor.index_fill(dim, places.to(tensor.device), 0.0)
+        return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries(Operator):
+    compressor: UnstructuredPruning
+    model: nn.Module
+    names: Sequence[str]
+
+    @torch.no_grad()
+    def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
+        weights = [self.model.get_parameter(name) for name in self.names]
+        magnitudes = [weight.abs().flatten() for weight in weights]
+        masks = self.compressor.scope.removed(magnitudes, fraction)
+        gates: dict[Tensor, Gate] = {}
+        for weight, magnitude, mask in zip(weights, magnitudes, masks, strict=True):
+            # A scope may break ties of a layer in another way than `truncate`, which is told how many go.
+            gone = lowest(magnitude, int(mask.sum())).view(weight.shape)
+            gates[weight] = _Mask(gone)
+            weight.masked_fill_(gone, 0.0)
+        return gates
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """Sets entries of a tensor to zero."""
+
+    removed: Tensor
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return tensor.masked_fill(self.removed, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranks(Operator):
+    compressor: LowRank
+    model: nn.Module
+    names: Sequence[str]
+
+    @torch.no_grad()
+    def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
+        layers = [self.model.get_submodule(name) for name in self.names]
+        weights = [layer.get_parameter("weight") for layer in layers]
+        axes = [axes_of(layer, "weight") for layer in layers]
+        found = [decompose(one.to_matrices(weight)) for one, weight in zip(axes, weights, strict=True)]
+        spectra = {name: values.cpu() for name, (_, values, _) in zip(self.names, found, strict=True)}
+        ranks = self.compressor.shares(spectra, fraction)
+        gates: dict[Tensor, Gate] = {}
+        for weight, one, triplets, rank in zip(weights, axes, found, ranks, strict=True):
+            if rank < triplets[1].shape[-1]:
+                left, values, right = triplets[0][..., :rank], triplets[1][..., None, :rank], triplets[2][..., :rank, :]
+                weight.copy_(one.from_matrices(left * values @ right, weight.shape))
+                gates[weight] = _Tangent(one, left.to(weight.dtype), right.to(weight.dtype))
+        return gates
+
+
+@dataclass(frozen=True, eq=False)
+class _Tangent:
+    """Projects a tensor onto the tangent space of the matrices of a rank: G - (I - U U^T) G (I - V V^T).
+
+    For a rank this is what a mask is for entries: the changes that keep the removed atoms at zero, to first order.
+    """
+
+    axes: Axes
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        matrices = self.axes.to_matrices(tensor)
+        outside = matrices - self.left @ (self.left.mT @ matrices)
+        outside = outside - outside @ self.right.mT @ self.right
+        return self.axes.from_matrices(matrices - outside, tensor.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Selected(Operator):
+    compressor: Compressor
+    model: nn.Module
+    example: Example
+
+    @torch.no_grad()
+    def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
+        cut = self.compressor.select(self.model, fraction, example=self.example)
+        truncated = dict(self.compressor.truncate(self.model, cut).named_parameters())
+        gates: dict[Tensor, Gate] = {}
+        for name, parameter in self.model.named_parameters():
+            gates[parameter] = _Mask((truncated[name] == 0) & (parameter != 0))
+            parameter.copy_(truncated[name])
+        return gates

@@ -1,0 +1,212 @@
+"""DualAveraging: the regularised optimizer that finds the zero pattern and keeps it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from pliant.optim.adaptive import Adaptive
+from pliant.optim.group import names
+from pliant.optim.precision import HALF
+from pliant.optim.proximal import Regulariser
+from pliant.spec import from_spec, to_spec
+
+
+class DualAveraging(Optimizer):
+    """Regularised dual averaging with momentum (RMDA); with `adaptive` in a diagonal metric (RAMDA).
+
+    In step t of a stage, with gradient g_t (weight_decay * W_{t-1} added), learning rate lr_t and penalty psi:
+
+        G_t  =  G_{t-1} + lr_t sqrt(t) g_t              a_t  =  a_{t-1} + lr_t sqrt(t)
+        Z_t  =  prox of (a_t / sqrt(t)) psi  at  W_0 - G_t / sqrt(t)
+        W_t  =  momentum * W_{t-1} + (1 - momentum) * Z_t
+
+    The weighted average of all gradients has a vanishing variance, so that after finitely many steps the zeros of Z are
+    those of the optimum: proximal SGD keeps undoing them, since the noise of its gradients does not fall. Where an
+    entry of Z is zero and that of W has come down to rounding level of the tensor's largest, it becomes exactly zero.
+
+    Several penalties of a group are mapped one after the other, which is the map of their sum where they are nested.
+
+    Args:
+        params: as for every torch optimizer; groups may say their `penalties`, which take one tensor each.
+        lr: learning rate.
+        momentum: share of the old weights, in [0, 1); published: 0.9 and 0.99 (there written 1 - c).
+        weight_decay: of the squared norm, at least 0; adds to the gradient.
+        penalties: of groups that do not say theirs.
+        restart_every: steps of a stage, after which G and a start anew at 0 and W_0 at the weights of then; None: one
+            stage. Published at every drop of the learning rate.
+        adaptive: the metric; None: the Euclidean one.
+        settle_after: step from which momentum fades, c_i = min(1, c sqrt(1 + i)) after i more steps, so that W becomes
+            Z, zeros included; None: never.
+
+    Raises:
+        ValueError: if a hyper-parameter is out of range, a weight has 16 bits, or a penalty cannot read it.
+
+    Reference: Huang and Lee, "Training structured neural networks through manifold identification and variance
+    reduction" (2022), algorithm 1; Xiao, "Dual averaging methods for regularized stochastic learning" (2010).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        penalties: Sequence[Regulariser] = (),
+        restart_every: int | None = None,
+        settle_after: int | None = None,
+        adaptive: Adaptive | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "penalties": tuple(penalties),
+            "restart_every": restart_every,
+            "settle_after": settle_after,
+            "adaptive": adaptive,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; it may say its "penalties" and its other options."""
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step.
+
+        Args:
+            closure: re-evaluates the model and returns the loss, as for every torch optimizer.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    _move(p, p.grad, self.state[p], group)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data and tensors, so that `torch.load(weights_only=True)` reads it back."""
+        state = super().state_dict()
+        groups = [group | {key: to_spec(group[key]) for key in _OBJECTS} for group in state["param_groups"]]
+        return state | {"param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is not the state of a DualAveraging with as many groups and parameters.
+        """
+        if any("settle_after" not in group for group in state_dict["param_groups"]):
+            raise ValueError("state_dict must be that of a DualAveraging; its groups lack settle_after")
+        groups = [group | {key: from_spec(group[key]) for key in _OBJECTS} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+
+
+_OBJECTS = ("penalties", "adaptive")
+
+
+def _move(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state or (group["restart_every"] and state["stage"] >= group["restart_every"]):
+        _start_stage(p, state, group)
+    state["step"] += 1
+    state["stage"] += 1
+    lr = group["lr"].to(p).reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+    rate = lr * math.sqrt(state["stage"])
+    direction = grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else grad
+    state["weight"] = state["weight"] + rate
+    state["total"] += rate * direction
+    if group["adaptive"] is not None:
+        state["squares"] += rate * direction.square()
+    found = _proximal_point(p, state, group)
+    p.copy_(_settled(torch.lerp(found, p, _momentum(state["step"], group)), found))
+
+
+def _start_stage(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    fresh = {"stage": 0, "weight": 0.0, "anchor": p.detach().clone(), "total": torch.zeros_like(p)}
+    if group["adaptive"] is not None:
+        fresh["squares"] = torch.zeros_like(p)
+    state.update({"step": 0} | state | fresh)
+
+
+def _proximal_point(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Return Z."""
+    root, weight, anchor = math.sqrt(state["stage"]), state["weight"], state["anchor"]
+    if not isinstance(weight, Tensor) and weight == 0.0:
+        return anchor
+    if group["adaptive"] is None:
+        found = anchor - state["total"] / root
+        for penalty in group["penalties"]:
+            found = penalty.prox(found, weight / root)
+    else:
+        found = group["adaptive"].solve(state, p, group["penalties"])
+    # At a rate of 0 nothing moves, not even by the rounding of a decomposition.
+    return torch.where(weight > 0, found, anchor) if isinstance(weight, Tensor) else found
+
+
+def _momentum(step: int, group: dict[str, Any]) -> float:
+    after = group["settle_after"]
+    if after is None or step <= after:
+        return float(group["momentum"])
+    return max(0.0, 1.0 - (1.0 - group["momentum"]) * math.sqrt(1.0 + step - after))
+
+
+def _settled(w: Tensor, found: Tensor) -> Tensor:
+    """Return the weights, zero where the map's result is and they are rounding of the largest."""
+    if not w.numel():
+        return w
+    small = w.abs() <= torch.finfo(w.dtype).eps * w.abs().amax()
+    return torch.where((found == 0) & small, 0.0, w)
+
+
+def _check(group: dict[str, Any]) -> None:
+    _check_numbers(group)
+    if not isinstance(group["adaptive"], Adaptive | None):
+        raise ValueError(f"adaptive must be an Adaptive or None, found {group['adaptive']!r}")
+    for penalty in group["penalties"]:
+        if not isinstance(penalty, Regulariser) or penalty.view.arity != 1:
+            raise ValueError(f"penalties must hold penalties of one tensor, such as Penalty, found {penalty!r}")
+    for name, p in zip(names(group), group["params"], strict=True):
+        if p.dtype in HALF or not p.is_floating_point():
+            raise ValueError(f"{name} is {p.dtype}; sums of gradients need float32 or float64, train under autocast")
+        for penalty in group["penalties"]:
+            penalty.view.count(p.shape)  # raises if the view cannot read such a shape
+    try:
+        to_spec(tuple(group["penalties"]))
+    except TypeError as error:
+        raise ValueError(f"penalties must fit into a state_dict: {error}") from error
+
+
+def _check_numbers(group: dict[str, Any]) -> None:
+    lr = group["lr"]
+    if not (isinstance(lr, int | float | Tensor) and 0.0 <= lr < math.inf):
+        raise ValueError(f"lr must be at least 0 and finite, found {lr!r}")
+    if not (isinstance(group["momentum"], int | float) and 0.0 <= group["momentum"] < 1.0):
+        raise ValueError(f"momentum must be in [0, 1), found {group['momentum']!r}")
+    if not (isinstance(group["weight_decay"], int | float) and 0.0 <= group["weight_decay"] < math.inf):
+        raise ValueError(f"weight_decay must be at least 0 and finite, found {group['weight_decay']!r}")
+    for key, low in (("restart_every", 1), ("settle_after", 0)):
+        value = group[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            raise ValueError(f"{key} must be a number of steps of at least {low}, or None, found {value!r}")

@@ -1,0 +1,60 @@
+"""What every method of a recipe is: a section that says what it claims and builds what moves the weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pliant.training.recipe_section import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pliant.methods import Claim
+    from pliant.training.methods.built import Method
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a method is built for.
+
+    Args:
+        model: of the recipe, its weights drawn, on its device.
+        example: what the model can be called with.
+        epochs: of the whole run.
+        epoch_steps: optimizer steps of an epoch.
+        seed: of the run, for methods that draw numbers of their own.
+    """
+
+    model: nn.Module
+    example: Tensor
+    epochs: int
+    epoch_steps: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.epoch_steps
+
+
+class MethodSection(Section):
+    """The `method` section of a recipe.
+
+    A new method is a final subclass in a file of its own, with a field ``type: Literal["its-name"]``, and one more
+    member of the union in `pliant.training.methods`.
+    """
+
+    type: str
+
+    @abstractmethod
+    def claim(self) -> Claim:
+        """Return what one run of this method is good for."""
+
+    @abstractmethod
+    def build(self, scene: Scene) -> Method:
+        """Build optimizer, schedule and, where layers are trained in another form, the changed model.
+
+        No weight of the scene's model is touched, and the global random state stays where it is.
+        """

@@ -1,0 +1,231 @@
+"""Tuning: equal effort, every trial kept, resumed as if uninterrupted, and never a look at the test set."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pliant.cli.main import app
+from pliant.report.rows import MetricsRow, SweepRow, TrialRow, append_row, read_rows
+from pliant.training.recipe_file import RecipeError
+from pliant.training.tuning import tune as module
+from pliant.training.tuning.search import next_setting
+from pliant.training.tuning.task import tasks_of
+from pliant.training.tuning.tune import tune
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = """
+name: net
+data: {name: digits, batch_size: 256}
+model: {name: cnn-4, args: {widths: [4, 4, 4, 4]}}
+train: {epochs: 1, device: cpu}
+method: {type: proximal, nuclear: {weight: 1.0e-3}}
+tune:
+  judge: {low-rank: [0.0, 0.5], filters: [0.5]}
+  space:
+    method.lr: {low: 0.01, high: 0.5, log: true}
+    method.nuclear: [{weight: 0.01}, {weight: 0.1}]
+    method.prox_every: {low: 1, high: 4}
+  effort: {trials: 7, calibrate: 64}
+"""
+CUT = SweepRow(
+    compressor="low-rank",
+    fraction=0.5,
+    removed=0.5,
+    raw=0.1,
+    recalibrated=None,
+    parameters=1,
+    macs=1,
+    dense_parameters=2,
+    dense_macs=2,
+)
+EPOCH = MetricsRow(epoch=1, train_loss=1, train_accuracy=1, eval_accuracy=1, lr=0, seconds=1, evaluations=5)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "net.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Replace training and cutting by a made-up score, so that the search itself is tested."""
+    seen = []
+
+    def run(task, overrides, stop):  # noqa: ARG001  (the signature of what it replaces)
+        found = task.load(overrides)
+        seen.append(found)
+        score = 0.9 - abs(found.method.lr - 0.1) - found.seed / 100
+        return [replace(CUT, recalibrated=score)], replace(EPOCH, eval_accuracy=score)
+
+    monkeypatch.setattr(module, "_run", run)
+    return seen
+
+
+def settings(rows):
+    return [json.dumps(row.overrides, sort_keys=True) for row in rows]
+
+
+def test_the_recipe_as_it_stands_comes_first_and_no_setting_twice(recipe, pretend, tmp_path):
+    rows = list(tune(tasks_of(recipe), tmp_path / "out" / "trials.jsonl"))
+    assert rows[0].overrides == {}
+    assert [row.trial for row in rows] == list(range(7))
+    assert len(set(settings(rows))) == 7
+    for row in rows[1:]:
+        assert set(row.overrides) == {"method.lr", "method.nuclear", "method.prox_every"}
+        assert 0.01 <= row.overrides["method.lr"] <= 0.5
+        assert row.overrides["method.nuclear"] in ({"weight": 0.01}, {"weight": 0.1})
+        assert isinstance(row.overrides["method.prox_every"], int)
+    assert [found.method.lr for found in pretend[1:]] == [row.overrides["method.lr"] for row in rows[1:]]
+    assert read_rows(tmp_path / "out" / "trials.jsonl", TrialRow) == rows
+
+
+def test_every_trial_holds_out_and_none_sees_the_test_set(recipe, pretend, tmp_path):
+    list(tune(tasks_of(recipe), tmp_path / "trials.jsonl"))
+    assert {found.data.holdout for found in pretend} == {1 / 6}
+    assert {found.tune for found in pretend} == {None}
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 6])
+def test_an_interrupted_search_goes_on_as_it_would_have(recipe, pretend, tmp_path, done):  # noqa: ARG001  (see the fixture)
+    whole = list(tune(tasks_of(recipe), tmp_path / "whole.jsonl"))
+    parts = tmp_path / "parts.jsonl"
+    for row in whole[:done]:
+        append_row(parts, row)
+    with parts.open("a") as file:
+        file.write('{"method": "net", "tri')  # as if the machine had died while writing
+    again = list(tune(tasks_of(recipe), parts))
+    assert settings(again) == settings(whole[done:])
+    assert settings(read_rows(parts, TrialRow)) == settings(whole)
+    assert list(tune(tasks_of(recipe), parts)) == []
+
+
+def test_the_sampler_learns_from_the_trials(recipe, pretend, tmp_path):  # noqa: ARG001  (see the fixture)
+    (task,) = tasks_of(recipe, given=["tune.effort.trials=30"])
+    rates = [row.overrides["method.lr"] for row in list(tune([task], tmp_path / "t.jsonl"))[1:]]
+    distances = [abs(rate - 0.1) for rate in rates]
+    assert sum(distances[20:]) < sum(distances[:9])
+    (drawn,) = tasks_of(recipe, given=["tune.effort.trials=30", "tune.effort.sampler=random"])
+    assert next_setting(drawn, []) == {}
+
+
+def test_seeds_are_averaged(recipe, pretend, tmp_path):
+    (row, *_) = tune(tasks_of(recipe, given=["tune.effort.seeds=[0, 1]"]), tmp_path / "t.jsonl")
+    assert [found.seed for found in pretend[:2]] == [0, 1]
+    assert row.score == pytest.approx(0.9 - 0.05 - 0.005)
+    assert row.seeds == [0, 1]
+    assert row.evaluations == 5
+
+
+def test_a_setting_that_diverges_is_a_trial_and_scores_nothing(recipe, tmp_path, monkeypatch):
+    def diverge(*_):
+        raise ArithmeticError("the training loss is nan")
+
+    monkeypatch.setattr(module, "_run", diverge)
+    rows = list(tune(tasks_of(recipe), tmp_path / "t.jsonl"))
+    assert len(rows) == 7
+    assert {row.score for row in rows} == {None}
+    assert rows[0].error == "the training loss is nan"
+
+
+def study(tmp_path, **changes):
+    other = yaml.safe_load(RECIPE) | {"method": {"type": "sgd"}, "name": "other"}
+    del other["tune"]
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    judge = {"filters": [0.5]}
+    data = {
+        "round": "two",
+        "trials": 3,
+        "methods": {"net": {}, "other": {"judge": judge, "space": {"method.lr": [0.1, 0.2, 0.4]}}},
+    }
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(data | changes))
+    return file
+
+
+def test_a_study_gives_every_method_the_same_effort(recipe, pretend, tmp_path):  # noqa: ARG001  (see the fixtures)
+    tasks = tasks_of(study(tmp_path))
+    rows = list(tune(tasks, tmp_path / "t.jsonl"))
+    assert [(row.method, row.trial) for row in rows] == [(m, n) for m in ("net", "other") for n in range(3)]
+    assert tasks[0].tuning.judge == {"low-rank": [0.0, 0.5], "filters": [0.5]}
+    assert tasks[0].effort == tasks[1].effort
+    earlier = replace(rows[0], round="one")
+    append_row(tmp_path / "u.jsonl", earlier)
+    assert len(list(tune(tasks, tmp_path / "u.jsonl"))) == 6  # rows of other rounds do not count
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"trials": 5, "methods": {"other": {"judge": {"filters": [0.5]}, "space": {"method.lr": [0.1]}}}},
+            "2 at most",
+        ),
+        ({"methods": {"other": {"space": {"method.lr": [0.1]}}}}, "judge: is missing"),
+        ({"methods": {"absent": {}}}, "absent.yaml"),
+        (
+            {"trials": 1, "methods": {"other": {"judge": {"filters": [0.5]}, "space": {"method.mu": [0.1]}}}},
+            "method.mu: no such key",
+        ),
+        (
+            {"methods": {"other": {"judge": {"filters": [0.5]}, "space": {"method.lr": {"low": 2.0, "high": 1.0}}}}},
+            "low must be below high",
+        ),
+    ],
+)
+def test_studies_that_cannot_work_are_refused_before_the_first_trial(recipe, tmp_path, changes, message):  # noqa: ARG001
+    with pytest.raises(RecipeError, match=message):
+        list(tune(tasks_of(study(tmp_path, **changes)), tmp_path / "t.jsonl"))
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_methods_can_be_picked_and_unknown_ones_are_named(recipe, tmp_path):  # noqa: ARG001  (the study reads it)
+    assert [task.method for task in tasks_of(study(tmp_path), ["other"])] == ["other"]
+    with pytest.raises(RecipeError, match="has no method third; it has net, other"):
+        tasks_of(study(tmp_path), ["third"])
+
+
+def test_a_recipe_without_a_space_says_what_is_missing(tmp_path):
+    file = tmp_path / "bare.yaml"
+    file.write_text("name: a\nmethod: {type: sgd}\n")
+    with pytest.raises(RecipeError, match="has no tune section"):
+        tasks_of(file)
+
+
+def test_the_study_of_all_methods_is_valid():
+    tasks = tasks_of(ROOT / "recipes" / "fashion-mnist" / "methods" / "tuning.yaml")
+    assert len(tasks) > 20
+    for task in tasks:
+        task.check()
+
+
+FINISHED = {"": ["sgd", "filters", "low-rank", "unstructured"], "-2": ["sgd", "filters", "low-rank", "unstructured"]}
+
+
+@pytest.mark.parametrize("number", FINISHED)
+def test_the_trials_of_earlier_rounds_stay_readable_and_are_not_run_again(number, tmp_path):
+    trials = ROOT / "results" / "fashion-mnist" / "trials.jsonl"
+    (tmp_path / "t.jsonl").write_text(trials.read_text())
+    tasks = tasks_of(ROOT / "recipes" / "fashion-mnist" / f"tuning{number}.yaml", FINISHED[number])
+    assert list(tune(tasks, tmp_path / "t.jsonl")) == []
+    assert all(row.score is not None for row in read_rows(trials, TrialRow))
+
+
+def test_the_command_tunes_and_says_how_to_train_the_best(recipe, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    command = ["tune", str(recipe), "-o", "t.jsonl", "--override", "tune.effort.trials=2"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "net, trial 1: score" in result.output
+    assert "Best of net: pliant train" in result.output
+    assert "any ratio" in result.output
+    row = read_rows(tmp_path / "t.jsonl", TrialRow)[0]
+    assert [cells[:2] for cells in row.rows] == [["low-rank", 0.0], ["low-rank", 0.5], ["filters", 0.5]]
+    assert row.score == pytest.approx(sum(cells[3] for cells in row.rows) / 3)
+    assert row.evaluations == 4
