@@ -9,7 +9,7 @@ from torch import nn
 
 from pliant.compress import Both, FilterPruning, LowRank, UnstructuredPruning, channel_choice, compress, sweep
 from pliant.compress.chooser import chooser
-from pliant.compress.sweep import sweep_rows
+from pliant.compress.sweep import Cuts
 from pliant.structure.channels import channel_graph
 
 COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning()]
@@ -73,10 +73,10 @@ def test_the_channels_of_a_model_are_analysed_once_for_all_fractions(monkeypatch
 
 def test_rows_come_one_by_one_and_a_bad_fraction_stops_where_it_is():
     model, example = build("plain")
-    rows = sweep_rows(model, FilterPruning(), iter((0.5, 1.5)), example=example, evaluate=lambda _: 0.0)
-    assert next(rows).fraction == 0.5
+    cuts = Cuts(model, FilterPruning(), example=example, evaluate=lambda _: 0.0)
+    assert cuts.row(0.5).fraction == 0.5
     with pytest.raises(ValueError, match="fraction must be the share"):
-        next(rows)
+        cuts.row(1.5)
 
 
 def test_a_generator_cannot_calibrate_a_sweep():

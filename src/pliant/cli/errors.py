@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pliant.distributed import RankError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,6 +35,8 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             console = Console(stderr=True)
             console.print(f"[bold red]Error:[/] {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
+            raise typer.Exit(USER_ERROR) from None
+        except RankError:  # the rank that failed says why
             raise typer.Exit(USER_ERROR) from None
 
     return guarded

@@ -12,6 +12,7 @@ from rich.console import Console
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
 from pliant.cli.options import DataRootOption, fractions_of
+from pliant.distributed import World, joined
 from pliant.report.rows import SweepRow
 from pliant.report.study import read_record, study
 from pliant.training.experiment import load_run
@@ -20,6 +21,8 @@ from pliant.training.recipe_file import from_mapping
 from pliant.training.recipe_sweep import SweepSection
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+
+ALONE = World()
 
 
 @user_errors
@@ -55,7 +58,10 @@ def sweep(
     """
     given: dict[str, Any] = {"compressors": compressor or None, "calibrate": calibrate}
     given["fractions"] = None if fractions is None else fractions_of(fractions)
-    sweep_folder(console(), RunFolder(run), {name: v for name, v in given.items() if v is not None}, data_root)
+    with joined() as world:
+        sweep_folder(
+            console(), RunFolder(run), {name: v for name, v in given.items() if v is not None}, data_root, world
+        )
 
 
 def sweep_folder(
@@ -63,6 +69,7 @@ def sweep_folder(
     folder: RunFolder,
     given: Mapping[str, Any],
     data_root: Path | None,
+    world: World = ALONE,
 ) -> None:
     """Sweep a run and write its table and plot; `given` replaces parts of the recipe's sweep section."""
     from pliant.report.publish import publish_run  # noqa: PLC0415  (matplotlib takes a second to import)
@@ -70,7 +77,12 @@ def sweep_folder(
 
     loaded = load_run(folder, data_root)
     section = loaded.recipe.sweep.model_dump() | dict(given)
-    show(out, sweep_run(loaded, from_mapping(SweepSection, section, source="the sweep")))
+    rows = sweep_run(loaded, from_mapping(SweepSection, section, source="the sweep"), world)
+    if not world.is_main:
+        for _ in rows:
+            pass
+        return
+    show(out, rows)
     (entry,) = study([read_record(folder.path)])
     for table in publish_run(folder.path, entry):
         out.print(table.to_rich())

@@ -12,8 +12,10 @@ from pliant.cli.console import console
 from pliant.cli.errors import INTERRUPTED, user_errors
 from pliant.cli.options import DataRootOption
 from pliant.cli.progress import watch_on
+from pliant.distributed import joined
 from pliant.report.rows import MetricsRow, read_rows
 from pliant.training import experiment
+from pliant.training.build import device_of
 from pliant.training.folder import RunFolder
 from pliant.training.interrupt import stop_on_interrupt
 from pliant.training.recipe import Recipe
@@ -59,11 +61,19 @@ def train(
     overrides = [*(override or []), *([] if data_root is None else [f"data.root={data_root}"])]
     loaded, folder = _locate(recipe, overrides, runs, resume=resume)
     watch = watch_on(out, tensorboard=folder.path / "tensorboard" if tensorboard else None)
-    with stop_on_interrupt() as stop:
+    with stop_on_interrupt() as stop, joined(device_of(loaded.train.device)) as world:
         if resume:
-            finished = experiment.resume(folder, recipe=loaded, watch=watch, stop=stop)
+            finished = experiment.resume(
+                folder, recipe=loaded, watch=watch if world.is_main else None, stop=stop, world=world
+            )
         else:
-            finished = experiment.train(loaded, folder, overwrite=overwrite, watch=watch, stop=stop)
+            finished = experiment.train(
+                loaded, folder, overwrite=overwrite, watch=watch if world.is_main else None, stop=stop, world=world
+            )
+        if not world.is_main:
+            if not finished:
+                raise typer.Exit(INTERRUPTED)
+            return
     if not finished:
         out.print(f"[yellow]Interrupted[/] and saved. Go on with: [bold]pliant train {folder.path} --resume[/]")
         raise typer.Exit(INTERRUPTED)

@@ -68,41 +68,54 @@ def sweep(
         TypeError: if `compressor` is no Compressor.
         ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
     """
-    rows = sweep_rows(model, compressor, fractions, example=example, evaluate=evaluate, calibrate=calibrate,
-                      realise=realise)  # fmt: skip
-    return list(rows)
+    cuts = Cuts(model, compressor, example=example, evaluate=evaluate, calibrate=calibrate, realise=realise)
+    return [cuts.row(fraction) for fraction in fractions]
 
 
-def sweep_rows(
-    model: nn.Module,
-    compressor: Compressor,
-    fractions: Iterable[float],
-    *,
-    example: Example,
-    evaluate: Callable[[nn.Module], float],
-    calibrate: Iterable[Example] | None = None,
-    realise: bool = False,
-) -> Iterator[Row]:
-    """Yield the rows of `sweep` as they come; what does not depend on the fraction is found once, for all of them.
+class Cuts:
+    """One model, to be cut at many fractions; what does not depend on the fraction is found once, for all of them.
 
-    The model must not change before the last row. Arguments and errors are those of `sweep`.
+    Arguments and errors are those of `sweep`. The model must not change before the last row.
     """
-    check_kind(compressor)
-    if isinstance(calibrate, Iterator):
-        raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
-    choose = chooser(compressor, model, example)
-    for fraction in fractions:
-        cut = choose.cut(fraction)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        compressor: Compressor,
+        *,
+        example: Example,
+        evaluate: Callable[[nn.Module], float],
+        calibrate: Iterable[Example] | None = None,
+        realise: bool = False,
+    ) -> None:
+        check_kind(compressor)
+        if isinstance(calibrate, Iterator):
+            raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
+        self._model = model
+        self._smaller = compressor.realise if realise else compressor.truncate
+        self._evaluate = evaluate
+        self._calibrate = calibrate
+        self._choose = chooser(compressor, model, example)
+
+    def row(self, fraction: float) -> Row:
+        """Return the row of one fraction."""
+        cut = self._choose.cut(fraction)
         warn_if_whole(cut, fraction)
-        cut_model = compressor.realise(model, cut) if realise else compressor.truncate(model, cut)
-        yield Row(
+        cut_model = self._smaller(self._model, cut)
+        raw = self._evaluate(cut_model)
+        return Row(
             compressor=cut.compressor,
             fraction=float(fraction),
             removed_fraction=cut.removed_fraction,
-            raw=evaluate(cut_model),
-            recalibrated=None if calibrate is None else evaluate(recalibrate_batchnorm(cut_model, calibrate)),
+            raw=raw,
+            recalibrated=self._recalibrated(cut_model),
             parameters=cut.parameters,
             macs=cut.macs,
             dense_parameters=cut.dense_parameters,
             dense_macs=cut.dense_macs,
         )
+
+    def _recalibrated(self, cut_model: nn.Module) -> float | None:
+        if self._calibrate is None:
+            return None
+        return self._evaluate(recalibrate_batchnorm(cut_model, self._calibrate))

@@ -1,6 +1,7 @@
 """Optimizers and their step-size rules."""
 
 from pliant.optim.adaptive import Adaptive
+from pliant.optim.agreement import RankMismatchError, check_ranks
 from pliant.optim.diagnostics import GroupDiagnostics
 from pliant.optim.dual_averaging import DualAveraging
 from pliant.optim.finite import NonFinite, NonFiniteGradientError
@@ -38,10 +39,12 @@ __all__ = [
     "Precision",
     "Profile",
     "ProximalSGD",
+    "RankMismatchError",
     "Raw",
     "Regulariser",
     "Shrinkage",
     "Situation",
     "StepRule",
     "StochasticRounding",
+    "check_ranks",
 ]

@@ -13,8 +13,9 @@ from pliant.optim.oracle import Oracle
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF
 from pliant.optim.stacking import numbers, stack, unstack
-from pliant.optim.steps import Situation, StepRule
+from pliant.optim.steps import Situation, StepRule, WholeNorms
 from pliant.regions.ball import Ball
+from pliant.regions.vertex import Vertex
 
 # Stacking copies tensors, which pays where the number of operations costs more than their size.
 SMALL = {"cpu": 2**16, "cuda": 2**20}
@@ -57,26 +58,53 @@ class Batch:
         if usable is not None:
             usable = usable.to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=False):
-            return self._step(grads, usable)
+            momentum = self.advance(grads, usable)
+            now = self.situation(grads, momentum, self.oracle.vertices(momentum, usable))
+            return self.move(grads, now, usable)
 
-    def _step(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
+    def advance(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
+        """Update the momentum and return it, (points, *shape) for each tensor of a point."""
+        return [self._advance(j, grad, usable) for j, grad in enumerate(grads)]
+
+    def situation(
+        self,
+        grads: Sequence[Tensor | None],
+        momentum: Sequence[Tensor],
+        found: Sequence[Vertex],
+        whole: WholeNorms | None = None,
+    ) -> Situation:
+        """Return what the step rule looks at.
+
+        Args:
+            grads: what `gradients` returned.
+            momentum: what `advance` returned.
+            found: the vertices, one for each tensor of a point.
+            whole: as of `Situation`.
+        """
         moving = [j for j, grad in enumerate(grads) if grad is not None]
-        momentum = [self._advance(j, grad, usable) for j, grad in enumerate(grads)]
-        found = self.oracle.vertices(momentum, usable)
-        weights = {j: self._weights(j) for j in moving}
-        heads = [point.states[0] for point in self.points]
-        now = Situation(
-            list(weights.values()),
+        return Situation(
+            [self._weights(j) for j in moving],
             [found[j] for j in moving],
             [momentum[j] for j in moving],
             self.diameters,
-            stack([head["steps"] for head in heads]),
+            stack([point.states[0]["steps"] for point in self.points]),
+            whole,
         )
+
+    def move(self, grads: Sequence[Tensor | None], now: Situation, usable: Tensor | None) -> list[Tensor]:
+        """Take the weights toward their vertices and return the step size of each point."""
+        moving = [j for j, grad in enumerate(grads) if grad is not None]
         alpha = self._step_sizes(now, usable)
-        for move, (j, x) in zip(now.moves, weights.items(), strict=True):
+        for j, x, move in zip(moving, now.weights, now.moves, strict=True):
             move.lerp_into(x, alpha)
             self._put_back(j, x)
         return list(alpha.unbind())
+
+    @property
+    def rule(self) -> StepRule:
+        """How far the points go."""
+        rule: StepRule = self.points[0].group["step_rule"]
+        return rule
 
     @property
     def _arity(self) -> int:
@@ -117,8 +145,7 @@ class Batch:
             point.precision.store(p, new, state)
 
     def _step_sizes(self, now: Situation, usable: Tensor | None) -> Tensor:
-        rule: StepRule = self.points[0].group["step_rule"]
-        factor = rule.factor(now)
+        factor = self.rule.factor(now)
         rates = [point.group["lr"] for point in self.points]
         if any(isinstance(rate, Tensor) for rate in rates):
             like = now.index

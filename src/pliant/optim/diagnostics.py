@@ -10,6 +10,7 @@ import torch
 
 from pliant.optim.oracle import MEMORY
 from pliant.optim.point import Point
+from pliant.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class GroupDiagnostics:
 
 @torch.no_grad()
 def diagnose(point: Point) -> GroupDiagnostics:
-    """Return the diagnostics of one point."""
+    """Return the diagnostics of one point. Collective where its tensors are sharded."""
     head = point.states[0]
-    weights, direction = point.as_point(list(point.params)), point.as_point(point.direction())
+    weights = point.as_point([whole(p) for p in point.params])
+    direction = point.as_point([whole(d) for d in point.direction()])
     return GroupDiagnostics(
         names=point.names,
         gap=float(point.region.gap(weights, direction)),
@@ -58,7 +60,7 @@ def diagnose(point: Point) -> GroupDiagnostics:
 def _quality(point: Point) -> float:
     """Compare the vertex that the next step would get, were it for today's momentum, with the exact optimum."""
     pairs = zip(point.params, point.states, strict=True)
-    parts = [state.get("momentum_buffer", torch.zeros_like(p)) for p, state in pairs]
+    parts = [whole(state.get("momentum_buffer", torch.zeros_like(p))) for p, state in pairs]
     momentum = point.as_point(parts)
     memory = None if point.group["exact"] else copy.deepcopy(point.states[0].get(MEMORY, {}))
     optimum = point.region.radius * float(point.region.dual(momentum))

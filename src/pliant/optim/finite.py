@@ -8,6 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from pliant.sharding import agreed, is_sharded, local
 from pliant.spec import register
 
 SMALL = 2**16  # entries; up to here looking at a tensor takes longer than copying it
@@ -27,12 +28,16 @@ class NonFiniteGradientError(ArithmeticError):
 
 
 def all_finite(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return one boolean per device, on that device: whether all entries of its tensors are finite."""
+    """Return one boolean per device, on that device: whether all entries of its tensors are finite.
+
+    Where some are sharded there is one for all, which the processes agree on. Collective then.
+    """
     by_device: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
+    for tensor in map(local, tensors):
         if tensor.numel():
             by_device.setdefault(tensor.device, []).append(tensor)
-    return [_finite(part) for part in by_device.values()]
+    flags = [_finite(part) for part in by_device.values()]
+    return [agreed(flags, tensors)] if any(map(is_sharded, tensors)) else flags
 
 
 def _finite(tensors: list[Tensor]) -> Tensor:

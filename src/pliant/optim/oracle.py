@@ -13,6 +13,7 @@ from pliant.optim.point import Point
 from pliant.optim.stacking import numbers, stack
 from pliant.regions.ball import Ball
 from pliant.regions.vertex import Product, Vertex
+from pliant.sharding import whole
 
 MEMORY = "oracle"
 
@@ -93,6 +94,6 @@ def _in_room(point: Point, found: Sequence[Vertex]) -> list[Vertex]:
     What rests takes up room in the region; the vertex of the rest has what is left of the radius.
     """
     pairs = zip(point.params, point.live, strict=True)
-    still = [torch.zeros_like(p) if live else p.detach() for p, live in pairs]
+    still = [torch.zeros(p.shape, dtype=p.dtype, device=p.device) if live else whole(p.detach()) for p, live in pairs]
     room = (1.0 - point.region.value(point.as_point(still)) / point.region.radius).clamp_min(0.0)
     return [part.times(room.reshape(1)) for part in found]

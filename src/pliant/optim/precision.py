@@ -12,6 +12,7 @@ from torch import Tensor
 from pliant.spec import register
 
 HALF = (torch.float16, torch.bfloat16)
+FIRST = "first"  # in the state of a part of a weight: the number of its first entry in the whole, not saved
 _DROPPED = 16  # bits of a float32 that bfloat16 does not have
 
 
@@ -79,7 +80,7 @@ class StochasticRounding(Precision):
         return p.detach().float()
 
     def store(self, p: Tensor, x: Tensor, state: dict[str, Any]) -> None:
-        noise = _hash(x.numel(), state["roundings"], self.seed).reshape(x.shape)
+        noise = _hash(x.numel(), state["roundings"], self.seed + state.get(FIRST, 0)).reshape(x.shape)
         bits = x.contiguous().view(torch.int32) + (noise & (2**_DROPPED - 1))
         # The cast rounds to nearest, so the bits below bfloat16's are cleared first. Infinity and NaN stay.
         rounded = (bits & -(2**_DROPPED)).view(torch.float32)
@@ -90,6 +91,7 @@ class StochasticRounding(Precision):
 def _hash(n: int, turn: Tensor, seed: int) -> Tensor:
     """Return n pseudo-random 32-bit integers: a multiplicative hash with good avalanche, of wrapping products."""
     h = torch.arange(n, dtype=torch.int32, device=turn.device)
+    seed = (seed + 2**31) % 2**32 - 2**31  # wraps as the products do
     h = (h + seed) * -1640531535 + turn * -2048144789
     for shift, factor in ((16, 2146121005), (15, -2073254261)):
         h = (h ^ ((h >> shift) & (2 ** (32 - shift) - 1))) * factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.optimizer import ParamsT
 
+from pliant.optim.change import change_wholes
 from pliant.optim.group import names
 from pliant.regions.region import X, tensors
 from pliant.regions.views import View
+from pliant.sharding import is_sharded, whole
 from pliant.spec import from_spec, to_spec
 
 
@@ -123,7 +126,7 @@ class ProximalSGD(SGD):
     def penalty(self) -> Tensor:
         """Return the regulariser at the weights of now: the sum of all penalties; with the loss it is the objective."""
         values = [
-            penalty.value(_whole(penalty, point))
+            penalty.value(_whole(penalty, [whole(p) for p in point]))
             for group in self.param_groups
             for point in _points(group)
             for penalty in group["penalties"]
@@ -141,6 +144,10 @@ class ProximalSGD(SGD):
     def _map(self, group: dict[str, Any], points: list[list[Tensor]]) -> None:
         rate = group["lr"]
         if not isinstance(rate, Tensor) and rate == 0:
+            return
+        if any(is_sharded(p) for point in points for p in point):
+            for penalty in group["penalties"]:
+                change_wholes(points, partial(_mapped, penalty, rate))
             return
         for point in points:
             here = rate.to(point[0].device).reshape(()) if isinstance(rate, Tensor) else rate
@@ -213,6 +220,13 @@ def _points(group: dict[str, Any]) -> list[list[Tensor]]:
 
 def _whole(penalty: Regulariser, point: list[Tensor]) -> Any:  # noqa: ANN401  (Tensor or sequence, as the view takes it)
     return point[0] if penalty.view.arity == 1 else point
+
+
+def _mapped(penalty: Regulariser, rate: float | Tensor, _: int, point: list[Tensor]) -> list[Tensor]:
+    here = rate.to(point[0].device).reshape(()) if isinstance(rate, Tensor) else rate
+    new = [p.clone() for p in point]
+    _replace(new, tensors(penalty.prox(_whole(penalty, point), here)), here)
+    return new
 
 
 def _replace(point: list[Tensor], new: Sequence[Tensor], rate: float | Tensor) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from pliant.optim.account import record
+from pliant.optim.agreement import agree_over, describe
 from pliant.optim.batch import Batch, batches
 from pliant.optim.diagnostics import GroupDiagnostics, diagnose
 from pliant.optim.finite import NonFinite, NonFiniteGradientError, all_finite
@@ -19,8 +20,10 @@ from pliant.optim.group import LAYOUT, OBJECTS, REQUIRED, check_group, live, nam
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF, Master, Precision
 from pliant.optim.saved import keep_forms
+from pliant.optim.sharded import ShardedBatch, free_step_of_part, sharded_batches
 from pliant.optim.steps import GradientScaled, StepRule
 from pliant.regions.region import Region
+from pliant.sharding import is_sharded
 from pliant.structure.plan import Plan
 
 
@@ -98,7 +101,7 @@ class SFW(Optimizer):
             raise
 
     # What the batches were made from, and the batches.
-    _layout: tuple[list[tuple[Any, ...]], list[Batch]] = ([], [])
+    _layout: tuple[list[tuple[Any, ...]], list[Batch | ShardedBatch]] = ([], [])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -130,24 +133,32 @@ class SFW(Optimizer):
             record(heads, [alpha for part in steps for alpha in part], usable)
         for group in self.param_groups:
             for p in group["params"] if group["region"] is None else ():
-                free_step(p, self.state[p], group, usable)
+                (free_step_of_part if is_sharded(p) else free_step)(p, self.state[p], group, usable)
         return loss
 
-    def _batches(self) -> list[Batch]:
+    def _batches(self) -> list[Batch | ShardedBatch]:
         """Return the points that have a gradient as batches: last step's, where nothing that matters has changed."""
         constrained = [group for group in self.param_groups if group["region"] is not None]
         now = [self._fingerprint(group) for group in constrained]
         if self._layout[0] != now:
-            parts = [
+            self._layout = (now, self._new_batches(constrained))
+        return self._layout[1]
+
+    def _new_batches(self, groups: list[dict[str, Any]]) -> list[Batch | ShardedBatch]:
+        points = [point for group in groups for point in self.points(group)]
+        spread = [point for point in points if any(map(is_sharded, point.params))]
+        if spread:
+            agree_over(spread[0].params, describe(self.param_groups))
+        apart = set(map(id, spread))
+        together = [point for point in points if id(point) not in apart]
+        return [
+            *(
                 part
                 for choice in (None, True, False)
-                for part in batches(
-                    (point for group in constrained if group["foreach"] is choice for point in self.points(group)),
-                    merge=choice,
-                )
-            ]
-            self._layout = (now, parts)
-        return self._layout[1]
+                for part in batches((point for point in together if point.group["foreach"] is choice), merge=choice)
+            ),
+            *sharded_batches(spread),
+        ]
 
     def _fingerprint(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """Return what decides about the batches; the objects behind the numbers are kept alive by the batches."""
@@ -234,7 +245,7 @@ class SFW(Optimizer):
 
 def _nonfinite_names(group: dict[str, Any]) -> list[str]:
     pairs = zip(names(group), group["params"], strict=True)
-    return [name for name, p in pairs if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    return [name for name, p in pairs if p.grad is not None and not all(map(bool, all_finite([p.grad])))]
 
 
 def _sparse(p: Tensor) -> bool:

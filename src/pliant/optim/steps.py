@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from pliant.regions.scaling import nonzero_length
 from pliant.regions.vertex import Move, Vertex, lengths
 from pliant.spec import register
+
+WholeNorms = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Situation:
         momentum: the direction that the oracle was asked about, shaped like the weights.
         diameter: Euclidean diameters of the regions, shape (points,).
         index: number of steps that each point has taken before this one, shape (points,).
+        whole: makes norms of whole tensors of those of the parts that are here; None: the tensors are whole.
     """
 
     weights: Sequence[Tensor]
@@ -32,13 +35,14 @@ class Situation:
     momentum: Sequence[Tensor]
     diameter: Tensor
     index: Tensor
+    whole: WholeNorms | None = None
     _measures: list[tuple[Tensor, Move]] = field(default_factory=list, init=False, repr=False)
 
     def distance(self) -> Tensor:
         """Return norm_2(theta - v), shape (points,). Asking for it uses up the vertices."""
         if not self._measures:
             self._measures.extend(v.measure(x) for x, v in zip(self.weights, self.vertices, strict=True))
-        return _together([length for length, _ in self._measures])
+        return self._together([length for length, _ in self._measures])
 
     @property
     def moves(self) -> Sequence[Move]:
@@ -47,8 +51,14 @@ class Situation:
 
     def size(self) -> Tensor:
         """Return norm_2(m), shape (points,)."""
+        if self.whole is not None:  # an oracle that saw a part of the momentum would have found a part of its norm
+            return self._together([lengths(m, 1) for m in self.momentum])
         pairs = zip(self.momentum, self.vertices, strict=True)
-        return _together([lengths(m, 1) if v.asked is None else v.asked for m, v in pairs])
+        return self._together([lengths(m, 1) if v.asked is None else v.asked for m, v in pairs])
+
+    def _together(self, norms: Sequence[Tensor]) -> Tensor:
+        norms = norms if self.whole is None else self.whole(norms)
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(list(norms)), dim=0)
 
 
 class StepRule(ABC):
@@ -180,7 +190,3 @@ class Shrinkage(StepRule):
     def factor(self, now: Situation) -> Tensor | float:
         share = self.profile.weight(now.index, self.steps)
         return torch.where(now.index < self.steps, self.total * share, 0.0)
-
-
-def _together(norms: Sequence[Tensor]) -> Tensor:
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(list(norms)), dim=0)

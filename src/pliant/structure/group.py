@@ -15,6 +15,7 @@ from pliant.regions.composite import Coupled, Scaled
 from pliant.regions.gauges import Gauge, Lp, TopK
 from pliant.regions.region import Region, tensors
 from pliant.regions.views import Entries, Filters, Singular, View
+from pliant.sharding import put, whole
 from pliant.structure.matricise import axes_of
 from pliant.structure.radius import initial_norm
 from pliant.structure.rules import Slot
@@ -69,16 +70,19 @@ class Group:
 
     @torch.no_grad()
     def scale_into(self) -> float | None:
-        """Scale the weights into the region in place; return their norm before, or None if they were inside."""
+        """Scale the weights into the region in place; return their norm before, or None if they were inside.
+
+        Collective where the weights are sharded.
+        """
         if not isinstance(self.target, Region):
             return None
-        weights = [slot.parameter.detach() for slot in self.slots]
+        weights = [whole(slot.parameter.detach()) for slot in self.slots]
         point: Any = weights[0] if self.target.arity == 1 else weights
         if self.target.contains(point):  # up to rounding, so that weights on the boundary stay as they are
             return None
         value = float(self.target.value(point))
-        for weight, new in zip(weights, tensors(self.target.scale_into(point)), strict=True):
-            weight.copy_(new)
+        for slot, new in zip(self.slots, tensors(self.target.scale_into(point)), strict=True):
+            put(slot.parameter, new)
         return value
 
 

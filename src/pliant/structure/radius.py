@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.regions.gauges import Gauge
+from pliant.sharding import whole
 from pliant.spec import register
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, is_layer, widths
 from pliant.structure.norms import is_norm
@@ -104,7 +105,7 @@ def initial_norm(module: nn.Module, name: str, parameter: Tensor) -> float:
     """
     squared = _expected_square(module, name, parameter)
     if squared is None:
-        squared = float(torch.linalg.vector_norm(parameter.detach().double())) ** 2
+        squared = float(torch.linalg.vector_norm(whole(parameter.detach()).double())) ** 2
     return math.sqrt(squared) if squared > 0.0 else 1.0
 
 

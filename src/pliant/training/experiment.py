@@ -12,13 +12,15 @@ from safetensors.torch import load_model, save_model
 
 from pliant import atomic
 from pliant.compress import Cut
+from pliant.distributed import World
 from pliant.metrics import relative_distance
+from pliant.optim import check_ranks
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
 from pliant.training.build import PRECISIONS, Data, build_model, device_of, judge, load_data
 from pliant.training.checkpoint import Trainee, load_checkpoint, read_position, save_checkpoint
 from pliant.training.compressors import build_compressor
 from pliant.training.folder import RunFolder, RunFolderError, RunInfo
-from pliant.training.loop import fit
+from pliant.training.loop import ALONE, fit
 from pliant.training.methods.built import Method
 from pliant.training.methods.section import Scene
 from pliant.training.position import EpochResult, Position
@@ -72,6 +74,7 @@ def train(
     overwrite: bool = False,
     watch: Watch | None = None,
     stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> bool:
     """Train from the start into a new run folder.
 
@@ -81,6 +84,7 @@ def train(
         overwrite: replace a run that is there.
         watch: follows the run.
         stop: asked after every batch; True saves a checkpoint and returns.
+        world: the processes that train together; only the first one writes.
 
     Returns:
         Whether the run is finished.
@@ -88,10 +92,10 @@ def train(
     Raises:
         RunFolderError: the folder is taken.
     """
-    folder.check_free(overwrite=overwrite)  # before anything is loaded
-    trainer = _Trainer.build(recipe, folder, watch)
-    folder.create(overwrite=overwrite)
-    atomic.write_text(folder.recipe, recipe.to_yaml())
+    world.on_main(lambda: folder.check_free(overwrite=overwrite))  # before anything is loaded
+    trainer = _Trainer.build(recipe, folder, watch, world)
+    world.on_main(lambda: folder.create(overwrite=overwrite))
+    world.on_main(lambda: atomic.write_text(folder.recipe, recipe.to_yaml()))
     return trainer.run(RunInfo(recipe.seed), trainer.begin(), seconds=0.0, stop=stop)
 
 
@@ -101,6 +105,7 @@ def resume(
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> bool:
     """Go on with an interrupted run; on a CPU it ends with the very weights of an uninterrupted one.
 
@@ -109,6 +114,7 @@ def resume(
         recipe: what the caller believes the recipe is; None: whatever the folder says.
         watch: follows the run.
         stop: as for `train`.
+        world: as for `train`.
 
     Returns:
         Whether the run is finished.
@@ -125,7 +131,7 @@ def resume(
         )
     if info.status == "finished":
         raise RunFolderError(f"{folder.path} is finished already: there is nothing to resume")
-    trainer = _Trainer.build(stored, folder, watch)
+    trainer = _Trainer.build(stored, folder, watch, world)
     info = replace(info, status="running", ended=None, resumed=info.resumed + 1)
     if not folder.checkpoint.is_file():  # stopped before the first checkpoint
         return trainer.run(info, trainer.begin(), seconds=0.0, stop=stop)
@@ -142,16 +148,18 @@ class _Trainer:
     data: Data
     batches: Batches
     method: Method
+    world: World
     started: float = 0.0
 
     @classmethod
-    def build(cls, recipe: Recipe, folder: RunFolder, watch: Watch | None) -> _Trainer:
-        device = _set_up(recipe)
+    def build(cls, recipe: Recipe, folder: RunFolder, watch: Watch | None, world: World) -> _Trainer:
+        device = world.device(_set_up(recipe))
         data = load_data(recipe, device)
         model = build_model(recipe, data.dataset, device)
         batches = data.train_batches(recipe.data, recipe.seed)
         method = recipe.method.build(Scene(model, data.example(), recipe.train.epochs, len(batches), recipe.seed))
-        return cls(recipe, folder, watch or Watches(), data, batches, method)
+        check_ranks(method.optimizer)
+        return cls(recipe, folder, watch or Watches(), data, batches, method, world)
 
     @property
     def trainee(self) -> Trainee:
@@ -169,7 +177,7 @@ class _Trainer:
             notes = [
                 f"scaled into its region: {', '.join(m.names)} from {m.value:.4g} to {m.radius:.4g}" for m in moved
             ]
-            atomic.write_text(self.folder.plan, "\n".join([str(plan), *notes]) + "\n")
+            self.world.on_main(lambda: atomic.write_text(self.folder.plan, "\n".join([str(plan), *notes]) + "\n"))
         return Position.start(next(self.method.model.parameters()).device)
 
     def catch_up(self, position: Position) -> None:
@@ -181,19 +189,23 @@ class _Trainer:
 
     def run(self, info: RunInfo, position: Position, *, seconds: float, stop: Callable[[], bool]) -> bool:
         self.started = time.monotonic() - seconds
-        self.folder.write_info(info)
-        rows = read_rows(self.folder.metrics, MetricsRow)
-        write_rows(self.folder.metrics, [row for row in rows if row.epoch <= position.epoch])
+        self.world.on_main(lambda: self._prepare(info, position))
         shrinkage = None if self.method.plan is None else lambda: self.method.shrinkage() or 0.0
         self.watch.start(Outline(self.recipe.train.epochs, len(self.batches), shrinkage), position)
         try:
             position = self._fit(position, stop)
         except BaseException:
-            self.folder.write_info(info.ending("interrupted", self.seconds))
+            if self.world.is_main:
+                self.folder.write_info(info.ending("interrupted", self.seconds))
             raise
         finally:
             self.watch.end()
-        return self._leave(info, position)
+        return self.world.on_main(lambda: self._leave(info, position))
+
+    def _prepare(self, info: RunInfo, position: Position) -> None:
+        self.folder.write_info(info)
+        rows = read_rows(self.folder.metrics, MetricsRow)
+        write_rows(self.folder.metrics, [row for row in rows if row.epoch <= position.epoch])
 
     def _fit(self, position: Position, stop: Callable[[], bool]) -> Position:
         switch = self.method.switch
@@ -202,16 +214,13 @@ class _Trainer:
             if position.epoch < switch.epoch:
                 return position
             cut = switch.cut(self.method.model, self.data.example())
-            atomic.write_text(self.folder.cut, cut.to_json())
+            self.world.on_main(lambda: atomic.write_text(self.folder.cut, cut.to_json()))
             self.method = switch.perform(self.method, cut)
         return self._stretch(position, self.recipe.train.epochs, stop)
 
     def _stretch(self, position: Position, epochs: int, stop: Callable[[], bool]) -> Position:
         def on_epoch(result: EpochResult) -> None:
-            row = self._row(result, position)
-            append_row(self.folder.metrics, row)
-            save_checkpoint(self.folder.checkpoint, self.trainee, position, seconds=self.seconds)
-            self.watch.epoch(row)
+            self.watch.epoch(self.world.on_main(lambda: self._record(result, position)))
 
         return fit(
             self.method.model,
@@ -224,7 +233,14 @@ class _Trainer:
             on_step=self.watch.step,
             on_epoch=on_epoch,
             stop=stop,
+            world=self.world,
         )
+
+    def _record(self, result: EpochResult, position: Position) -> MetricsRow:
+        row = self._row(result, position)
+        append_row(self.folder.metrics, row)
+        save_checkpoint(self.folder.checkpoint, self.trainee, position, seconds=self.seconds)
+        return row
 
     def _row(self, result: EpochResult, position: Position) -> MetricsRow:
         plain = self.method.plain_model()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch.nn import functional as F
 
+from pliant.distributed import Share, World
 from pliant.training.position import EpochResult, Position
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+
+ALONE = World()
 
 
 class EpochBatches(Protocol):
@@ -48,6 +52,7 @@ def fit(
     on_step: Callable[[Position], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> Position:
     """Train with cross-entropy until `epochs` epochs are done, or until `stop()` says so after a step.
 
@@ -65,6 +70,8 @@ def fit(
         on_step: called after every batch; reading the position's sums waits for the device.
         on_epoch: called after every epoch, when the position is that of the next epoch's start.
         stop: asked after every batch.
+        world: the processes that train together; each calls this with the same arguments and takes its share of every
+            batch.
 
     Returns:
         The position reached; ``position.epoch == epochs`` if training is finished.
@@ -74,18 +81,21 @@ def fit(
         ValueError: the optimizer takes a step without calling the closure.
     """
     device = next(model.parameters()).device
+    called = world.wrap(model)
     position = position or Position.start(device)
     while position.epoch < epochs:
         model.train()
         batches.set_epoch(position.epoch)
         for x, y in islice(batches, position.batch, None):
-            closure = Evaluation(model, optimizer, x, y, autocast)
+            part = world.share(x, y)
+            closure = Evaluation(called, optimizer, part, autocast)
             optimizer.step(closure)
             if scheduler is not None:
                 scheduler.step()
-            position.count(closure.loss, closure.scores, y, evaluations=closure.calls)
+            scores, labels = closure.scores[: part.count], part.y[: part.count]
+            position.count(closure.loss, scores, labels, closure.calls, None if world.alone else world)
             on_step(position)
-            if stop():
+            if world.any(stop()):
                 return position
         on_epoch(_checked(position.finish_epoch()))
     return position
@@ -97,29 +107,26 @@ class Evaluation:
     Args:
         model: maps ``x`` to class scores.
         optimizer: whose gradients are cleared first.
-        x: the images.
-        y: their labels.
+        part: the images, their labels, and the weight of their mean loss.
         autocast: as for `fit`.
 
     `calls` counts the gradient evaluations. `loss` and `scores` are those of the first, at the weights that the step
     started from.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, autocast: torch.dtype | None
-    ) -> None:
-        self._model, self._optimizer, self._batch, self._autocast = model, optimizer, (x, y), autocast
+    def __init__(self, model: nn.Module, optimizer: Optimizer, part: Share, autocast: torch.dtype | None) -> None:
+        self._model, self._optimizer, self._part, self._autocast = model, optimizer, part, autocast
         self._first: tuple[Tensor, Tensor] | None = None
         self.calls = 0
 
     def __call__(self) -> float:
         """Set the gradients and return the loss, which stays on the device."""
-        x, y = self._batch
+        x, y, weight = self._part.x, self._part.y, self._part.weight
         self._optimizer.zero_grad()
         with precision(x.device, self._autocast):
             scores = self._model(x)
             loss = F.cross_entropy(scores.float(), y)
-        loss.backward()
+        (loss if weight == 1.0 else weight * loss).backward()
         self.calls += 1
         self._first = self._first or (loss.detach(), scores.detach())
         return cast("float", loss)  # torch's signature says float, its own examples return the tensor

@@ -10,6 +10,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pliant.distributed import World
+
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -46,7 +48,9 @@ class Position:
         return cls(0, 0, 0, torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
 
     @torch.no_grad()
-    def count(self, loss: Tensor, scores: Tensor, labels: Tensor, evaluations: int = 1) -> None:
+    def count(
+        self, loss: Tensor, scores: Tensor, labels: Tensor, evaluations: int = 1, world: World | None = None
+    ) -> None:
         """Take note of a batch.
 
         Args:
@@ -54,12 +58,16 @@ class Position:
             scores: class scores ``(batch, classes)``.
             labels: shape ``(batch,)``.
             evaluations: gradients that its step took.
+            world: the processes that each have a share of the batch; None: this one has all.
         """
+        correct = (scores.argmax(-1) == labels).sum()
+        sums = torch.stack([loss.detach().double() * len(labels), correct, torch.full_like(correct, len(labels))])
+        sums = sums if world is None else world.total(sums)
         self.batch += 1
         self.evaluations += evaluations
-        self.seen += len(labels)
-        self.loss += loss.detach() * len(labels)
-        self.correct += (scores.argmax(-1) == labels).sum()
+        self.loss += sums[0]
+        self.correct += sums[1].to(self.correct.dtype)
+        self.seen += len(labels) if world is None else int(sums[2])
 
     def mean_loss(self) -> float:
         """Return the mean loss of the epoch so far; waits for the device."""

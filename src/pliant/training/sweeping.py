@@ -4,45 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pliant.compress.sweep import sweep_rows
+from pliant.compress.sweep import Cuts
+from pliant.distributed import World
 from pliant.report.rows import SweepRow, append_row, repair
 from pliant.training.build import judge
 from pliant.training.compressors import build_compressor, label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pliant.compress import Row
     from pliant.training.experiment import Run
     from pliant.training.recipe_sweep import CompressorSpec, SweepSection
 
 
-def sweep_run(run: Run, section: SweepSection) -> Iterator[SweepRow]:
+ALONE = World()
+
+
+def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator[SweepRow]:
     """Cut the run's model by every compressor at every fraction; each row is on disk before it is yielded.
 
     Rows of an earlier sweep stay in the file; of two rows for one cut the later counts.
+
+    Args:
+        run: finished.
+        section: what is cut, and where.
+        world: the processes that share the cuts out among them; only the first one writes.
     """
-    repair(run.folder.sweep, SweepRow)
+    world.on_main(lambda: repair(run.folder.sweep, SweepRow))
+    images = min(section.calibrate, len(run.data.learn))
     for spec in section.compressors:
-        for row in _rows(run, spec, section.fractions, section.calibrate):
-            append_row(run.folder.sweep, row)
-            yield row
+        cuts = _cuts(run, spec, images)
+        for start in range(0, len(section.fractions), world.size):  # one for each rank, so that rows are soon on disk
+            for row in world.spread(section.fractions[start : start + world.size], cuts.row):
+                record = _record(row, label_of(spec), images)
+                if world.is_main:
+                    append_row(run.folder.sweep, record)
+                yield record
 
 
-def _rows(run: Run, spec: CompressorSpec, fractions: Sequence[float], images: int) -> Iterator[SweepRow]:
-    compressor, example = build_compressor(spec), run.data.example()
-    images = min(images, len(run.data.learn))
-    calibrate = run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None
-    rows = sweep_rows(
+def _cuts(run: Run, spec: CompressorSpec, images: int) -> Cuts:
+    return Cuts(
         run.model,
-        compressor,
-        fractions,
-        example=example,
+        build_compressor(spec),
+        example=run.data.example(),
         evaluate=lambda model: judge(run.recipe, run.data, model),
-        calibrate=calibrate,
+        calibrate=run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None,
     )
-    for row in rows:  # one at a time, so that a row is on disk as soon as it is known
-        yield _record(row, label_of(spec), images)
 
 
 def _record(row: Row, label: str, images: int) -> SweepRow:
