@@ -7,6 +7,7 @@ of this module.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import pickletools
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _DTYPE = re.compile(r"[<>|=]?[biuf][1248]")
 _STATE = 5  # an array's state: version, shape, dtype, is it column-major, bytes
 _MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
+_MOST_BYTES = 2**30
+_MOST_OPCODES = 2**21  # an empty set takes one byte in the file and 216 in memory
+_MOST_TUPLES = 500  # an array has three; hashing deeply nested ones overflows the interpreter's stack
 _DAMAGE = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -45,24 +50,31 @@ def read_pickle(path: Path) -> dict[object, object]:
 
     Raises:
         UnsafePickleError: it names anything else; nothing of it has been executed.
-        CorruptDataError: it is damaged or truncated.
+        CorruptDataError: it is damaged or truncated, or larger than such files are.
     """
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise CorruptDataError(f"{path}: at most {_MOST_BYTES:,} bytes can be such a pickle, found {size:,}")
     file = path.read_bytes()
     try:
         _check_opcodes(path, file)
-        content = _Reader(io.BytesIO(file), encoding="bytes").load()
+        content = _Reader(file).load()
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{path}: {error}") from None
     except _DAMAGE as error:
-        raise CorruptDataError(f"{path}: not a readable pickle ({error}); fetch it again") from error
+        raise CorruptDataError(f"{path}: not a readable pickle ({error!s:.200}); fetch it again") from error
     if not isinstance(content, dict):
         raise CorruptDataError(f"{path}: a dictionary is needed, found a {type(content).__name__}")
     return {key: item.value if isinstance(item, _Array) else item for key, item in content.items()}
 
 
 def _check_opcodes(path: Path, content: bytes) -> None:
-    """Walk through the file once: lengths and memo slots must fit into it before anything is allocated."""
-    for opcode, argument, _ in pickletools.genops(content):
+    """Walk through the file once: what it builds must be in proportion before anything is allocated."""
+    tuples = 0
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        tuples += opcode.name in _TUPLES
+        if number >= _MOST_OPCODES or tuples > _MOST_TUPLES:
+            raise ValueError(f"{path.name} has too many parts")
         if opcode.name in _MEMO_WRITES and int(argument or 0) > len(content):
             raise ValueError(f"{path.name} asks for memo slot {argument}")
 
@@ -71,13 +83,18 @@ def _check_opcodes(path: Path, content: bytes) -> None:
 class _Reader(pickle.Unpickler):
     """An unpickler to which every name but those of an array is unknown."""
 
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        latin1 = functools.cache(_latin1)  # so that a text that the file repeats by number is not copied each time
+        self._builders: dict[str, Callable[..., object]] = {**_BUILDERS, "_codecs.encode": latin1}
+
     def find_class(self, module_name: str, global_name: str, /) -> _Builder:
         """Give the builder for a name.
 
         Raises:
             UnsafePickleError: there is none.
         """
-        build = _BUILDERS.get(f"{module_name}.{global_name}")
+        build = self._builders.get(f"{module_name}.{global_name}")
         if build is None:
             raise UnsafePickleError(f"refused, it asks for {module_name}.{global_name}")
         return _Builder(build)
@@ -138,8 +155,8 @@ class _Array:
 def _array(values: bytes, dtype: object, shape: tuple[int, ...], order: str) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise UnsafePickleError("refused, an array has no numeric type")
-    flat = np.frombuffer(values, dtype=np.dtype(dtype.code))
-    return flat.reshape(shape, order="F" if order == "F" else "C").copy()
+    flat = np.frombuffer(values, dtype=np.dtype(dtype.code))  # no copy: a file can ask for the same bytes many times
+    return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -156,5 +173,4 @@ _BUILDERS: dict[str, Callable[..., object]] = {
     "numpy._core.numeric._frombuffer": _array,
     "numpy.ndarray": _Array,
     "numpy.dtype": _DType,
-    "_codecs.encode": _latin1,
 }

@@ -83,7 +83,7 @@ def imported(name: str) -> Callable[..., Any]:
         ValueError: if it cannot be imported, or is nothing that can be called.
     """
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute.isidentifier():
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise ValueError(f"name must have the form 'package.module:function', found {name!r}")
     try:
         module = importlib.import_module(module_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pliant import atomic
@@ -116,9 +117,8 @@ class RowError(ValueError):
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a row at the end of the file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+    """Add a row at the end of the file; it is on the disk when this returns."""
+    atomic.append_text(path, _line(row))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -162,7 +162,10 @@ def _line(row: Row) -> str:
 
 
 def _parse(line: bytes, kind: type[R]) -> R:
-    data = json.loads(line)
+    try:
+        data = json.loads(line)
+    except RecursionError:
+        raise ValueError("must be one flat JSON object") from None
     if not isinstance(data, dict):
         raise ValueError(f"must be a JSON object, found {data!r}")
     known = {f.name: f for f in fields(kind)}
@@ -171,4 +174,20 @@ def _parse(line: bytes, kind: type[R]) -> R:
     ]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing")
+    for name in known.keys() & data.keys():
+        _check_type(name, data[name], str(known[name].type))
     return kind(**{name: value for name, value in data.items() if name in known})
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "int | None": (int, NoneType),
+    "float | None": (int, float, NoneType),
+}
+
+
+def _check_type(name: str, value: object, needed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, _TYPES.get(needed, (object,))):
+        raise ValueError(f"{name} must be {needed}, found {value!r:.80}")

@@ -124,3 +124,10 @@ def build_model(recipe: Recipe, dataset: Dataset, device: torch.device) -> nn.Mo
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def set_up(recipe: Recipe) -> torch.device:
+    """Set the number of threads that a recipe asks for, and return its device."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    return device_of(recipe.train.device)

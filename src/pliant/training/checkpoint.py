@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pliant import atomic
+from pliant.seal import SealError, check_seal, seal
 from pliant.training.position import Position
 
 if TYPE_CHECKING:
@@ -19,7 +26,23 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-_SCHEMA = 2  # 2: the position counts gradient evaluations
+_LOG = logging.getLogger(__name__)
+_SCHEMA = 3  # 2: the position counts gradient evaluations; 3: sealed, with all random states
+_FIELDS = frozenset({"schema", "model", "optimizer", "scheduler", "position", "random", "seconds"})
+_DAMAGE = (  # what torch raises for files that are no checkpoints, or those of something else
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 class CheckpointError(ValueError):
@@ -36,7 +59,9 @@ class Trainee:
 
 
 def save_checkpoint(path: Path, trainee: Trainee, position: Position, *, seconds: float) -> None:
-    """Write the checkpoint; `torch.load(weights_only=True)` reads it.
+    """Write the checkpoint; `torch.load(weights_only=True)` reads it, its SHA-256 stands at its end.
+
+    At every moment there is a whole one on the disk, and the one before it stays as `previous_checkpoint(path)`.
 
     Args:
         path: of the file, which is replaced as a whole.
@@ -55,52 +80,107 @@ def save_checkpoint(path: Path, trainee: Trainee, position: Position, *, seconds
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    atomic.write_bytes(path, buffer.getvalue())
+    atomic.write_bytes(path, seal(buffer), keep=previous_checkpoint(path))
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """Return the name under which the checkpoint before the last one is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Tell whether there is a checkpoint, or the one before it."""
+    return path.exists() or previous_checkpoint(path).exists()
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    path.unlink(missing_ok=True)
+    previous_checkpoint(path).unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, trainee: Trainee) -> tuple[Position, float]:
-    """Restore model, optimizer, scheduler and torch's random states in place.
+    """Restore model, optimizer, scheduler and all random states in place.
+
+    A checkpoint that is damaged is named in the log, and the one before it is taken.
 
     Returns:
         The position, and the seconds spent training before it.
 
     Raises:
-        CheckpointError: the file is damaged or of another format.
+        CheckpointError: neither can be read, or they are of something else; the trainee is of no use then.
     """
-    content = _read(path)
-    device = next(trainee.model.parameters()).device
-    trainee.model.load_state_dict(content["model"])
-    trainee.optimizer.load_state_dict(content["optimizer"])
-    trainee.scheduler.load_state_dict(content["scheduler"])
-    _restore_random_state(content["random"])
-    return Position.from_state_dict(content["position"], device), content["seconds"]
+    found, content = _last_good(path)
+    try:
+        position = Position.from_state_dict(content["position"], next(trainee.model.parameters()).device)
+        seconds = float(content["seconds"])
+        trainee.model.load_state_dict(content["model"])
+        trainee.optimizer.load_state_dict(content["optimizer"])
+        trainee.scheduler.load_state_dict(content["scheduler"])
+        _restore_random_state(content["random"])
+    except _DAMAGE as error:
+        raise CheckpointError(f"{found} is a checkpoint of something else: {type(error).__name__}: {error}") from error
+    return position, seconds
 
 
 def read_position(path: Path) -> Position:
-    """Return where the training in a checkpoint stands; nothing is restored.
+    """Return where the training stands that `load_checkpoint` would restore; nothing is restored.
 
     Raises:
-        CheckpointError: the file is damaged or of another format.
+        CheckpointError: as for `load_checkpoint`.
     """
-    return Position.from_state_dict(_read(path)["position"])
+    found, content = _last_good(path)
+    try:
+        return Position.from_state_dict(content["position"])
+    except _DAMAGE as error:
+        raise CheckpointError(f"{found} is a checkpoint of something else: {type(error).__name__}: {error}") from error
+
+
+def _last_good(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the content of a checkpoint, or of the one before it where that is damaged, and where it was found."""
+    try:
+        return path, _read(path)
+    except CheckpointError as error:
+        previous = previous_checkpoint(path)
+        if not previous.exists():
+            raise CheckpointError(f"{error}. No other checkpoint is left: start the run again") from error
+        _LOG.warning("%s; going on from %s, the checkpoint before it", error, previous.name)
+        return previous, _read(previous)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        with path.open("rb") as file:
+            check_seal(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except SealError as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or set(content) != _FIELDS:
         raise CheckpointError(f"{path}: schema must be {_SCHEMA}; the file is of another version of pliant, or foreign")
+    if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in _tensors(content)):
+        raise CheckpointError(f"{path} holds a tensor that is larger than its values: it is foreign")
     return content
 
 
+def _tensors(content: dict[str, Any]) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(content) if isinstance(leaf, Tensor))
+
+
 def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (a user's model may draw from it)
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
+    }
 
 
 def _restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -6,15 +6,19 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 
 from pliant import atomic
+from pliant.exclusive import exclusive
 
 Status = Literal["running", "finished", "interrupted"]
 
@@ -63,6 +67,14 @@ class RunInfo:
         return replace(self, status=status, ended=_now(), seconds=round(seconds, 3))
 
 
+def _checked(info: RunInfo) -> RunInfo:
+    if info.status not in get_args(Status):
+        raise ValueError(f"status must be one of {', '.join(get_args(Status))}, found {info.status!r:.80}")
+    if type(info.seed) is not int or type(info.resumed) is not int:
+        raise ValueError("seed and resumed must be whole numbers")
+    return info
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Names of the files of a run."""
@@ -96,7 +108,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """What `--resume` needs; gone when the run is finished."""
+        """What `--resume` needs, beside it the one before; gone when the run is finished."""
         return self.path / "checkpoint.pt"
 
     @property
@@ -119,8 +131,7 @@ class RunFolder:
         Raises:
             RunFolderError: it holds a run and `overwrite` is not set, or something that is no run.
         """
-        empty = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
-        if empty or (overwrite and self.exists()):
+        if self._is_empty() or (overwrite and self.exists() and not self.path.is_symlink()):
             return
         if not self.exists():
             raise RunFolderError(f"{self.path} exists and is no run folder; choose another name or move it away")
@@ -129,16 +140,40 @@ class RunFolder:
             "and -o name=ANOTHER starts another one beside it"
         )
 
+    def _is_empty(self) -> bool:
+        """Tell whether there is nothing, or only what a process left that was killed before it could write."""
+        if not self.path.exists():
+            return True
+        return self.path.is_dir() and all(atomic.is_leftover(path) for path in self.path.iterdir())
+
     def create(self, *, overwrite: bool = False) -> None:
         """Make the folder, empty.
 
         Raises:
-            RunFolderError: as for `check_free`.
+            RunFolderError: as for `check_free`, or the system does not allow it.
         """
         self.check_free(overwrite=overwrite)
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        with self.storage():
+            if self.exists():
+                with exclusive(self.path):
+                    shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            atomic.remove_leftovers(self.path)
+
+    @contextmanager
+    def storage(self) -> Iterator[None]:
+        """Turn what the system says about files into what the user can do about it.
+
+        Raises:
+            RunFolderError: a file of the run could not be read or written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(
+                f"{self.path} cannot be used: {error}. What was saved before is as it was; make room or set the "
+                f"permissions, then: pliant train {self.path} --resume"
+            ) from error
 
     def read_info(self) -> RunInfo:
         """Read run.json.
@@ -147,8 +182,8 @@ class RunFolder:
             RunFolderError: there is none, or it is damaged.
         """
         try:
-            return RunInfo(**json.loads(self.info.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return _checked(RunInfo(**json.loads(self.info.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{self.path} is no run folder that can be read: {error}") from error
 
     def write_info(self, info: RunInfo) -> None:

@@ -59,9 +59,13 @@ class ModelSection(Section):
 
 
 class TrainSection(Section):
-    """How long and on what. `threads` null leaves torch's own choice."""
+    """How long and on what. `threads` null leaves torch's own choice.
+
+    There is a checkpoint after every epoch, and after every `checkpoint_every` batches of one if that is given.
+    """
 
     epochs: int = Field(default=10, ge=1)
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     device: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,39 +10,24 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pliant.training import safe_yaml
+
 M = TypeVar("M", bound=BaseModel)
-_FLOAT = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class RecipeError(ValueError):
     """A recipe file, an override or a value in it is not what a recipe can hold."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 5e-4 is a number, as in YAML 1.2, and a key given twice is an error."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^({_FLOAT.pattern})$"), list("-+.0123456789"))
-
-
 def parse(text: str, source: str) -> Any:  # noqa: ANN401  (any YAML value)
     """Read YAML text.
 
     Raises:
-        RecipeError: it is not YAML; the message says where.
+        RecipeError: it is not YAML that a recipe can be; the message says where.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  (a subclass of SafeLoader)
-    except yaml.YAMLError as error:
+        return safe_yaml.parse(text)
+    except safe_yaml.YAMLTextError as error:
         raise RecipeError(f"{source} is not valid YAML: {error}") from error
 
 
