@@ -48,9 +48,11 @@ class Greedy(Allocation):
     """
 
     def counts(self, problem: Problem, limit: float) -> list[int]:
-        check_reachable(problem, limit)
         counts = problem.largest
         cost = problem.cost(counts)
+        if cost <= limit:  # the smallest choice may cost more: of a small layer, two thin ones take longer
+            return counts
+        check_reachable(problem, limit)
         moves = [_best_move(problem, counts, index) for index in range(len(problem.knobs))]
         while cost > limit:
             index = min(range(len(moves)), key=lambda i: moves[i][0])
@@ -73,9 +75,9 @@ class ByFraction(Allocation):
     """
 
     def counts(self, problem: Problem, limit: float) -> list[int]:
-        check_reachable(problem, limit)
         if problem.cost(problem.largest) <= limit:
             return problem.largest
+        check_reachable(problem, limit)
         low, high = 0.0, 1.0
         counts = problem.smallest
         for _ in range(_HALVINGS):
