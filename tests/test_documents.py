@@ -37,6 +37,9 @@ def test_command_lines_exist(page: Path) -> None:
             assert words[1] in targets, line
         if words[:1] == ["pliant"]:
             check_command(words)
+        for word in words:
+            if re.fullmatch(r"(scripts|benchmarks|examples|tests)/.*|recipes/.*\.yaml", word):
+                assert (ROOT / word).exists(), line
 
 
 def check_command(words: list[str]) -> None:

@@ -11,8 +11,8 @@ import pliant
 # The public names of the design; removing or renaming one breaks users.
 DESIGNED = set(
     """
-Region Penalty Plan SFW FilterPruning LowRank TensorTrain UnstructuredPruning
-Compressor compress sweep recalibrate_batchnorm
+Region Penalty Plan SFW ProximalSGD FilterPruning LowRank TensorTrain UnstructuredPruning
+Compressor compress sweep recalibrate_batchnorm save load
 l1_ball l2_ball linf_ball lp_ball k_support_ball k_sparse_polytope group_lasso_ball group_k_support_ball
 group_k_sparse_polytope nuclear_ball spectral_ball spectral_k_support_ball spectral_k_sparse_polytope
 GradientScaled FastGradientScaled DiameterScaled Raw Shrinkage Fixed Diameter InitScaled Free Rule TopK Lp Ball

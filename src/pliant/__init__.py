@@ -32,6 +32,7 @@ from pliant.optim import (
     GradientScaled,
     NonFinite,
     NonFiniteGradientError,
+    ProximalSGD,
     Raw,
     Shrinkage,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "Params",
     "Penalty",
     "Plan",
+    "ProximalSGD",
     "Raw",
     "Region",
     "Rule",

@@ -40,7 +40,7 @@ def predicted(budget, cut):
     return cut.macs if isinstance(budget, Macs) else cut.parameters
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize("budget", BUDGETS, ids=repr)
 @pytest.mark.parametrize(("name", "compressor"), PAIRS)
 def test_the_realised_model_is_within_the_budget_and_costs_what_the_cut_says(name, compressor, budget):
     model, example = build(name)
@@ -55,7 +55,7 @@ def test_the_realised_model_is_within_the_budget_and_costs_what_the_cut_says(nam
     assert difference <= 1e-10 * largest
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize("budget", BUDGETS, ids=repr)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_channel_more_would_fit(name, budget):
     model, example = build(name)
@@ -70,7 +70,7 @@ def test_no_channel_more_would_fit(name, budget):
             assert cost(budget, compressor.realise(model, more), example) > budget.limit(dense)
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize("budget", BUDGETS, ids=repr)
 @pytest.mark.parametrize("name", ["resnet", "vit"])
 def test_no_rank_more_would_fit(name, budget):
     model, example = build(name)

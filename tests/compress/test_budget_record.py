@@ -29,8 +29,12 @@ from pliant.metrics.size import size
 COMPRESSORS = {"filters": FilterPruning(), "rank": LowRank(), "both": Both()}
 
 
+def test_budgets_are_told_as_they_are_asked_for():
+    assert [str(budget) for budget in (Macs(0.6), Params(2_000, ByFraction()))] == ["Macs(0.6)", "Params(2000)"]
+
+
 @pytest.mark.parametrize("name", COMPRESSORS)
-@pytest.mark.parametrize("budget", [Macs(0.6), Macs(0.6, ByFraction()), Params(0.7), Params(2_000)], ids=str)
+@pytest.mark.parametrize("budget", [Macs(0.6), Macs(0.6, ByFraction()), Params(0.7), Params(2_000)], ids=repr)
 def test_what_was_asked_and_reached_is_what_is_counted(name, budget):
     model, example = build("resnet")
     compressor = COMPRESSORS[name]

@@ -120,6 +120,12 @@ def test_a_plan_that_would_constrain_nothing_is_refused(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_a_pattern_outside_of_a_list_is_refused(preset):
+    with pytest.raises(ValueError, match=r"ignore must be a tuple of name patterns .* found '0'"):
+        preset(small(), k=0.5, ignore="0")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("normalise", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_computed_weights_are_refused_by_name_and_may_be_ignored(preset, normalise):
     model = nn.Sequential(normalise(nn.Conv2d(2, 4, 3)), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 3))

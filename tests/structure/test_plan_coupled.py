@@ -263,6 +263,8 @@ def test_contradictions_are_refused():
         Plan.for_filters(model, k=0.5, layers=Layers.ALL)
     with pytest.raises(ValueError, match=r"none is left to constrain: .*'stem' matches the ignore pattern '\*'"):
         coupled(model, PICTURE, ignore=["*"])
+    with pytest.raises(ValueError, match=r"ignore must be a tuple of name patterns"):
+        coupled(model, PICTURE, ignore="stem")
     for name in ("stem", "one", "two"):
         model.get_submodule(name).weight.requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable weight makes the channels"):

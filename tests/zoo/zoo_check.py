@@ -163,7 +163,6 @@ def _short(reason: str) -> str:
 
 _SHORT = {
     "an output of the model": OUTPUTS,
-    "an output layer of the model": OUTPUTS,
     "its forward computes with a fixed width": "the forward around them computes with a fixed width",
     "its channels are split into equal parts": "their channels are split into equal parts, which ties them all",
     "its channels are normalised together": "their channels are normalised together",

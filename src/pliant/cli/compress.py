@@ -123,9 +123,8 @@ def _write(output: Path, run: Run, done: Compressed, facts: dict[str, Any]) -> N
 def _tell(out: Console, output: Path, done: Compressed, facts: dict[str, Any]) -> None:
     _draw(out, done.report, output / "report.png")
     out.print(str(done.report), markup=False, soft_wrap=True)
-    out.print(
-        f"[green]Done[/]: {facts['accuracy']:.2%} of the {facts['evaluated_on']} (dense {facts['dense_accuracy']:.2%})"
-    )
+    right, before = f"{facts['accuracy']:.2%} right", f"dense {facts['dense_accuracy']:.2%}"
+    out.print(f"[green]Done[/]: {right} on the {facts['evaluated_on']} ({before})")
     out.print(f"Written: {output}/{', '.join(name for name in FILES if (output / name).exists())}", soft_wrap=True)
     out.print(f"Load it in Python: [bold]pliant.load({str(output)!r}, factory)[/], factory() making the uncut model")
     out.print(f"Next: [bold]pliant export {output} --format onnx[/]")

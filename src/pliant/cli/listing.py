@@ -14,9 +14,9 @@ from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
 from pliant.structure import Plan
 from pliant.training.methods import METHODS
-from pliant.training.methods.step_rules import DiameterStep, FastGradientStep, GradientStep, RawStep, ShrinkageStep
+from pliant.training.methods.step_rules import Step
 from pliant.training.methods.treatments import BALLS
-from pliant.training.recipe_sweep import BothSpec, FilterSpec, LowRankSpec, TensorTrainSpec, UnstructuredSpec
+from pliant.training.recipe_sweep import CompressorSpec
 
 PLANS: dict[str, Callable[..., Any]] = {
     "filters": Plan.for_filters,  # with coupled: true, all that filter pruning removes with a channel is one atom
@@ -36,14 +36,8 @@ def list_names() -> None:
         ("Methods (method.type)", METHODS),
         ("Plans (method.plan)", PLANS),
         ("Balls (norms and rest of type ball)", BALLS),
-        (
-            "Compressors (sweep.compressors)",
-            _by_type(FilterSpec, LowRankSpec, TensorTrainSpec, BothSpec, UnstructuredSpec),
-        ),
-        (
-            "Step rules (method.step)",
-            _by_type(ShrinkageStep, GradientStep, FastGradientStep, DiameterStep, RawStep),
-        ),
+        ("Compressors (sweep.compressors)", _by_type(CompressorSpec)),
+        ("Step rules (method.step)", _by_type(Step)),
     ):
         out.print(_table(title, names))
 
@@ -56,5 +50,6 @@ def _table(title: str, names: Mapping[str, Callable[..., Any]]) -> Table:
     return table
 
 
-def _by_type(*models: Any) -> dict[str, Any]:  # noqa: ANN401  (sections of a recipe)
-    return {get_args(model.model_fields["type"].annotation)[0]: model for model in models}
+def _by_type(union: Any) -> dict[str, Any]:  # noqa: ANN401  (an annotated union of sections of a recipe)
+    sections = get_args(get_args(union)[0])
+    return {get_args(section.model_fields["type"].annotation)[0]: section for section in sections}

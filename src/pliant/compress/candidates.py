@@ -55,16 +55,6 @@ def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequen
     return Candidates(layers, skipped)
 
 
-def check_ignore(ignore: Sequence[str]) -> None:
-    """Check patterns at construction.
-
-    Raises:
-        ValueError: if `ignore` is one string, or holds anything else than strings.
-    """
-    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
-        raise ValueError(f"ignore must be a tuple of name patterns such as ('stages.0.*',), found {ignore!r}")
-
-
 def shared_layers(model: nn.Module) -> dict[str, str]:
     """Return name -> reason for every layer whose module or weight the model uses under several names."""
     owners: dict[int, list[str]] = defaultdict(list)
@@ -96,7 +86,7 @@ def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) 
     if name not in probe.uses:
         return "its forward is not called on the example (another module may read its weights directly)"
     if name in probe.heads:
-        return "an output layer of the model"
+        return "an output of the model"
     if "weight" not in own:
         return "its weight is not a plain parameter (parametrised, or computed before each call)"
     if not torch.isfinite(own["weight"]).all():

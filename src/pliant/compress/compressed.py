@@ -15,7 +15,7 @@ from pliant.compress.cut import Cut
 from pliant.compress.report import CompressionReport
 from pliant.compress.variance import match_variance
 from pliant.metrics.accuracy import eval_mode
-from pliant.metrics.footprint import footprint
+from pliant.metrics.footprint import Footprint, footprint
 from pliant.metrics.latency import Latency
 from pliant.structure.norms import Example, call
 from pliant.structure.outputs import outputs_of
@@ -76,27 +76,46 @@ def compress(
         truncated = recalibrate_batchnorm(truncated, calibrate)
     realised = compressor.realise(truncated, cut)
     how = Latency() if latency is True else latency or None
-    difference, largest = output_difference(truncated, realised, example)
+    report = _report(
+        cut,
+        before=footprint(model, example, latency=how),
+        after=footprint(realised, example, latency=how),
+        difference=output_difference(truncated, realised, example),
+        repaired=repair is not None,
+        recalibrated=calibrate is not None,
+    )
+    return Compressed(realised, cut, report)
+
+
+def _report(
+    cut: Cut,
+    *,
+    before: Footprint,
+    after: Footprint,
+    difference: tuple[float, float],
+    repaired: bool,
+    recalibrated: bool,
+) -> CompressionReport:
     removed = {name: total - cut.count(name) for name, total in cut.atoms.items()}
-    report = CompressionReport(
+    absolute, largest = difference
+    return CompressionReport(
         compressor=cut.compressor,
         fraction=cut.fraction,
         atoms=sum(cut.atoms.values()),
         removed=sum(removed.values()),
         zeros=sum(removed.get(name, 0) for name in cut.left_dense),
-        before=footprint(model, example, latency=how),
-        after=footprint(realised, example, latency=how),
+        before=before,
+        after=after,
         predicted_parameters=cut.parameters,
         predicted_macs=cut.macs,
-        max_difference=difference,
-        relative_difference=difference / largest if largest > 0 else difference,
-        repaired=repair is not None,
-        recalibrated=calibrate is not None,
+        max_difference=absolute,
+        relative_difference=absolute / largest if largest > 0 else absolute,
+        repaired=repaired,
+        recalibrated=recalibrated,
         skipped=cut.skipped,
         left_dense=cut.left_dense,
         budget=cut.budget,
     )
-    return Compressed(realised, cut, report)
 
 
 def output_difference(first: nn.Module, second: nn.Module, example: Example) -> tuple[float, float]:

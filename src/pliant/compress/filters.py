@@ -14,7 +14,6 @@ from pliant.compress.atoms import PerLayer, Scope
 from pliant.compress.budgets import Budget
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
-from pliant.compress.candidates import check_ignore
 from pliant.compress.channel_choice import choose
 from pliant.compress.channel_survey import ChannelSurvey
 from pliant.compress.chooser import Chooser, chooser
@@ -29,6 +28,7 @@ from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, norm_after
+from pliant.structure.rules import check_ignore
 
 
 @register

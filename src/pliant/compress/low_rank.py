@@ -16,7 +16,7 @@ from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Knob
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
-from pliant.compress.candidates import Candidates, check_ignore, find_candidates
+from pliant.compress.candidates import Candidates, find_candidates
 from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
@@ -28,6 +28,7 @@ from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.matricise import is_plain_layer
 from pliant.structure.norms import Example
+from pliant.structure.rules import check_ignore
 
 
 @register

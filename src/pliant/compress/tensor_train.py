@@ -13,7 +13,7 @@ from torch import nn
 from pliant.compress.atoms import PerLayer
 from pliant.compress.bonds import Bonds, Ranks
 from pliant.compress.budgets import Budget
-from pliant.compress.candidates import Candidates, check_ignore
+from pliant.compress.candidates import Candidates
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut
 from pliant.compress.low_rank import LowRank
@@ -25,6 +25,7 @@ from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.norms import Example
+from pliant.structure.rules import check_ignore
 from pliant.tensor_train import Reading, Separate, as_train, spectra
 
 

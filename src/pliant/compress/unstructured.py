@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pliant.compress.atoms import Global, Scope, lowest
 from pliant.compress.budgets import Budget
-from pliant.compress.candidates import check_ignore
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import matches
 from pliant.structure.norms import NORM_LAYERS, Example
+from pliant.structure.rules import check_ignore
 from pliant.structure.unfit import refuse_unfit
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
@@ -50,21 +50,13 @@ class UnstructuredPruning(Compressor):
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
     ) -> Cut:
-        fraction = check_request(fraction, budget)
-        if budget is not None:
-            raise ValueError(
-                f"single weights must be cut by a fraction: zeros in dense tensors save nothing of {budget}"
-            )
-        if fraction is None:
-            raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
+        fraction = _check_asked(fraction, budget)
         refuse_unfit(model)
         weights, skipped = _weights(model, self.ignore)
-        magnitudes = [_magnitudes(name, weight) for name, weight in weights.items()]
-        masks = self.scope.removed(magnitudes, fraction)
-        kept = {n: len(mask) - int(mask.sum()) for n, mask in zip(weights, masks, strict=True)}
-        parameters = sum(p.numel() for p in model.parameters())
-        macs = count_macs(model, example)
+        masks = self.scope.removed([_magnitudes(name, weight) for name, weight in weights.items()], fraction)
+        kept = {name: len(mask) - int(mask.sum()) for name, mask in zip(weights, masks, strict=True)}
         reduced = [name for name, weight in weights.items() if kept[name] < weight.numel()]
+        parameters, macs = sum(p.numel() for p in model.parameters()), count_macs(model, example)
         return Cut(
             compressor=type(self).__name__,
             options=options_of(self),
@@ -95,6 +87,15 @@ class UnstructuredPruning(Compressor):
 
     def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
         return self.truncate(model, cut)
+
+
+def _check_asked(fraction: float | None, budget: Budget | None) -> float:
+    fraction = check_request(fraction, budget)
+    if budget is not None:
+        raise ValueError(f"single weights must be cut by a fraction: zeros in dense tensors save nothing of {budget}")
+    if fraction is None:
+        raise ValueError("fraction must be given, 0 <= fraction < 1: the share of weights to remove")
+    return fraction
 
 
 def _weights(model: nn.Module, ignore: Sequence[str]) -> tuple[dict[str, nn.Parameter], dict[str, str]]:

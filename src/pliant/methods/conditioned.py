@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from pliant.compress.atoms import check_fraction, removed_count
-from pliant.compress.candidates import check_ignore
 from pliant.methods.around import Step, StepMap
 from pliant.methods.chain import Chain, chain_of, chained, decomposed, unchained
 from pliant.methods.change import ModuleChange
 from pliant.methods.targets import Target
 from pliant.regions.orthogonal import orthonormal_columns
 from pliant.structure.matricise import axes_of
+from pliant.structure.rules import check_ignore
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pliant.compress.candidates import check_ignore
 from pliant.methods.chain import Chain, chain_of, chained, decomposed, unchained
 from pliant.methods.change import ModuleChange
+from pliant.structure.rules import check_ignore
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pliant.structure.channels.kinds import Layers, choose_groups
 from pliant.structure.group import Group
 from pliant.structure.norms import Example
 from pliant.structure.radius import initial_norm
-from pliant.structure.rules import Slot
+from pliant.structure.rules import Slot, check_ignore
 from pliant.structure.treatment import Constraint
 
 _LOG = logging.getLogger(__name__)
@@ -35,8 +35,9 @@ def channel_groups(
         ignore: patterns of layer names; what loses channels together with such a layer stays too.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or patterns are one string.
     """
+    check_ignore(ignore)
     graph = channel_graph(model, example)
     choice = choose_groups(model, graph.groups, kind=layers, ignore=ignore)
     kept = dict(graph.refused) | {group.name: reason for group, reason in choice.aside}

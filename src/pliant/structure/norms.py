@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,32 +57,49 @@ def norm_after(model: nn.Module, example: Example) -> dict[str, str]:
     refuse_unfit(model)
     model = fresh_copy(model)
     names = {module: name for name, module in model.named_modules()}
-    emitted: list[tuple[nn.Module, Tensor, int]] = []
-    received: list[tuple[nn.Module, Tensor, int]] = []
+    emitted, received = _watched(model, example)
+    calls = Counter(seen.module for seen in emitted + received)
+    pairs = {}
+    for output in emitted:
+        norms = [seen.module for seen in received if seen.is_same(output)]
+        if len(norms) == 1 and calls[output.module] == calls[norms[0]] == 1 and _fits(output.module, norms[0]):
+            pairs[names[output.module]] = names[norms[0]]
+    return pairs
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A tensor that a module emitted or received, and how often it had been written to by then."""
+
+    module: nn.Module
+    tensor: Tensor
+    version: int
+
+    def is_same(self, other: _Seen) -> bool:
+        return self.tensor is other.tensor and self.version == other.version
+
+
+def _watched(model: nn.Module, example: Example) -> tuple[list[_Seen], list[_Seen]]:
+    """Return what layers emitted and what norm layers received, in order."""
+    emitted: list[_Seen] = []
+    received: list[_Seen] = []
 
     def after(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor):
-            emitted.append((module, output, output._version))  # noqa: SLF001  (counts writes in place)
+            emitted.append(_Seen(module, output, output._version))  # noqa: SLF001  (counts writes in place)
 
     def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
         if inputs and isinstance(inputs[0], Tensor):
-            received.append((module, inputs[0], inputs[0]._version))  # noqa: SLF001  (as above)
+            received.append(_Seen(module, inputs[0], inputs[0]._version))  # noqa: SLF001  (as above)
 
-    handles = [m.register_forward_hook(after) for m in names if is_layer(m)]
-    handles += [m.register_forward_pre_hook(before) for m in names if isinstance(m, CHANNEL_NORMS)]
+    handles = [m.register_forward_hook(after) for m in model.modules() if is_layer(m)]
+    handles += [m.register_forward_pre_hook(before) for m in model.modules() if isinstance(m, CHANNEL_NORMS)]
     try:
         _run_quietly(model, example)
     finally:
         for handle in handles:
             handle.remove()
-    calls = Counter(module for module, _, _ in emitted + received)
-    once = {module for module, count in calls.items() if count == 1}
-    pairs = {}
-    for layer, output, written in emitted:
-        followers = [norm for norm, tensor, version in received if tensor is output and version == written]
-        if layer in once and len(followers) == 1 and followers[0] in once and _fits(layer, followers[0]):
-            pairs[names[layer]] = names[followers[0]]
-    return pairs
+    return emitted, received
 
 
 def _fits(layer: nn.Module, norm: nn.Module) -> bool:

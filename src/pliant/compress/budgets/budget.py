@@ -25,6 +25,9 @@ class Budget(ABC):
 
     target: float | int
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.target})"
+
     @abstractmethod
     def measure(self, model: nn.Module, example: Example) -> float:
         """Return what a model costs."""
