@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import levels, page
+from benchmarks.bcd import Sweeps
 from benchmarks.costs import Costs
 from benchmarks.cut import CutModels
 from benchmarks.memory import Memory
@@ -31,7 +32,7 @@ from benchmarks.step import Step
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
-SECTIONS: tuple[Section, ...] = (Step(), Costs(), Share(), Oracle(), Memory(), Quality(), CutModels())
+SECTIONS: tuple[Section, ...] = (Step(), Costs(), Share(), Oracle(), Memory(), Quality(), CutModels(), Sweeps())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

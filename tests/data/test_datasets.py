@@ -28,7 +28,14 @@ parquet = pytest.importorskip("pyarrow.parquet")
 pa = pytest.importorskip("pyarrow")
 
 COUNT = 20
-SHAPES = {"fashion-mnist": (1, 28), "cifar10": (3, 32), "cifar100": (3, 32), "imagefolder": (3, 16)}
+SHAPES = {
+    "fashion-mnist": (1, 28),
+    "cifar10": (3, 32),
+    "cifar100": (3, 32),
+    "imagefolder": (3, 16),
+    "uci-har": (561, 1),
+}
+FEATURES = {"uci-har"}  # no images
 
 
 def pixels(count, *shape, seed=0):
@@ -84,7 +91,17 @@ def write_imagefolder(root, *, test="test"):
                 (folder / f"{number}.png").write_bytes(png(array))
 
 
+def write_har(root, *, folders=("", "")):
+    generator = np.random.default_rng(0)
+    for part, folder in zip(("train", "test"), folders, strict=True):
+        (root / folder).mkdir(exist_ok=True)
+        rows = ["".join(f" {x: .7e}" for x in row) for row in generator.uniform(-1, 1, (COUNT, 561))]
+        (root / folder / f"X_{part}.txt").write_text("\n".join(rows) + "\n")
+        (root / folder / f"y_{part}.txt").write_text("".join(f"{1 + n % 6}\n" for n in range(COUNT)))
+
+
 WRITERS = {
+    "uci-har": write_har,
     "fashion-mnist": write_fashion,
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
@@ -110,6 +127,10 @@ def test_a_data_set_is_consistent(name, data):
     assert data.name == name
     assert (data.in_channels, data.image_size) == SHAPES.get(name, (1, 8))
     assert data.num_classes == len(set(data.classes))
+    if name in FEATURES:
+        assert data.train.holds_features
+        assert data.augmentation == ()
+        return
     assert all(0 < value < 1 for value in (*data.mean, *data.std))
     assert data.train.images.dtype == torch.uint8
     assert data.augmentation
@@ -254,6 +275,59 @@ def test_the_real_fashion_mnist_is_found_without_being_told(monkeypatch):
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert data.train.labels.bincount().tolist() == [6000] * 10
     assert float(data.train.images.double().mean()) / 255 == pytest.approx(0.2860, abs=5e-5)
+
+
+# uci-har
+
+
+def test_features_come_as_they_are_and_labels_from_zero(tmp_path):
+    write_har(tmp_path)
+    data = load("uci-har", tmp_path)
+    batches = Batches(data.train, batch_size=COUNT, mean=data.mean, std=data.std)
+    x, y = next(iter(batches))
+    expected = np.loadtxt(tmp_path / "X_train.txt").astype(np.float32)
+    assert torch.equal(x[:, :, 0, 0], torch.from_numpy(expected))
+    assert y.tolist() == [n % 6 for n in range(COUNT)]
+
+
+def test_features_are_normalised_without_being_taken_for_pixels(tmp_path):
+    write_har(tmp_path)
+    split = load("uci-har", tmp_path).train
+    x, _ = next(iter(Batches(split, batch_size=COUNT, mean=(0.5,) * 561, std=(2.0,) * 561)))
+    torch.testing.assert_close(x, (split.images - 0.5) / 2.0)
+
+
+def test_the_published_folders_are_found(tmp_path):
+    write_har(tmp_path, folders=("train", "test"))
+    assert len(load("uci-har", tmp_path).test) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("X_train.txt", b"", "rows of 561 finite numbers"),
+        ("X_train.txt", b"1 2 3\n", r"found shape \(1, 3\)"),
+        ("X_train.txt", b"1 2\n1\n", "not a table of numbers"),
+        ("X_train.txt", b"\xff\xfe", "not a table of numbers"),
+        ("X_test.txt", b" nan" * 561, "finite"),
+        ("X_test.txt", b" 0.5" * 561, r"y_test.txt: 20 labels for the 1 rows"),
+        ("y_train.txt", b"7\n" * COUNT, "from 1 to 6"),
+        ("y_train.txt", b"1.5\n" * COUNT, "from 1 to 6"),
+        ("y_train.txt", b"walking\n", "not a table of numbers"),
+    ],
+)
+def test_a_damaged_table_of_numbers_is_named(tmp_path, file, content, message):
+    write_har(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CorruptDataError, match=message) as caught:
+        load("uci-har", tmp_path)
+    assert ".txt" in str(caught.value)
+
+
+def test_an_activity_that_no_row_has_is_still_a_class(tmp_path):
+    write_har(tmp_path)
+    (tmp_path / "y_train.txt").write_text("1\n" * COUNT)
+    assert load("uci-har", tmp_path).num_classes == 6
 
 
 # cifar

@@ -32,6 +32,7 @@ from pliant.sets import Point, WeightSet
 
 _LOG = logging.getLogger(__name__)
 _CONJUGATE_STEPS = 4
+_Residuals = tuple[float | None, float | None]  # the first and the last that were measured
 
 
 @final
@@ -100,7 +101,7 @@ class BlockCoordinateDescent:
         self.done = 0
         self._samples: Samples | None = None
         self._grams: dict[int, Tensor] = {}
-        self._first_residual: float | None = None
+        self._residuals: _Residuals = (None, None)
 
     def start(self, x: Tensor, y: Tensor) -> None:
         """Set the blocks of the samples by a forward pass, and the copies to the projections of the weights.
@@ -116,7 +117,7 @@ class BlockCoordinateDescent:
         check_samples(chain, x, y)
         self._samples = allocate(chain, self.problem.loss, x, y, self.problem.chunk)
         self.points = {index: first_point(chain, index, one) for index, one in self.problem.sets.items()}
-        self._grams, self._first_residual, self.done = {}, None, 0
+        self._grams, self._residuals, self.done = {}, (None, None), 0
 
     def sweep(self, x: Tensor, y: Tensor) -> None:
         """Update every block once. The first call starts with these samples; all others must bring the same.
@@ -151,22 +152,48 @@ class BlockCoordinateDescent:
         Returns:
             The state reached.
         """
-        plan, samples = course or Course(), self._with(x, y)
-        progress = Progress(self.done)
-        while self.done < sweeps:
-            penalties = plan.schedule.at(self.done, self.problem.penalties)
-            mode = plan.mode(self.done, sweeps, self.problem.mode)
-            problem = replace(self.problem, penalties=penalties, mode=mode)
-            self._sweep(problem, samples)
-            measured = plan.measures(self.done, sweeps)
-            progress = self._measure(problem, samples, plan, evaluate) if measured else Progress(self.done)
-            _LOG.info("%s", progress)
+        plan, progress = course or Course(), Progress(self.done)
+        while self.done < sweeps and not self.converged(plan):
+            progress = self.advance(x, y, sweeps=sweeps, course=plan, evaluate=evaluate)
             on_sweep(progress)
-            if stop() or self._converged(progress, plan):
+            if stop():
                 break
-            if plan.synchronises(self.done, sweeps):
-                self.synchronise()
         return progress
+
+    def advance(
+        self, x: Tensor, y: Tensor, *, sweeps: int, course: Course, evaluate: tuple[Tensor, Tensor] | None = None
+    ) -> Progress:
+        """Do the next sweep of a course of so many, and all that the course has after it.
+
+        `state_dict` holds everything that the sweeps to come depend on, so that a run can be saved and gone on with
+        between any two of these calls.
+
+        Args:
+            x: as for `start`.
+            y: as for `start`.
+            sweeps: of the whole course.
+            course: its options.
+            evaluate: inputs and labels that the accuracies are measured on.
+
+        Returns:
+            The state after the sweep, before blocks are set to a forward pass.
+        """
+        samples = self._with(x, y)
+        penalties = course.schedule.at(self.done, self.problem.penalties)
+        mode = course.mode(self.done, sweeps, self.problem.mode)
+        problem = replace(self.problem, penalties=penalties, mode=mode)
+        self._sweep(problem, samples)
+        measured = course.measures(self.done, sweeps)
+        progress = self._measure(problem, samples, course, evaluate) if measured else Progress(self.done)
+        _LOG.info("%s", progress)
+        if course.synchronises(self.done, sweeps) and not self.converged(course):
+            self.synchronise()
+        return progress
+
+    def converged(self, course: Course) -> bool:
+        """Tell whether the last measured residual is as small as a course asks for."""
+        first, last = self._residuals
+        return first is not None and last is not None and last <= course.tolerance * first
 
     def objective(self) -> Objective:
         """Return F and its terms, under the penalties that the descent was made with."""
@@ -222,7 +249,7 @@ class BlockCoordinateDescent:
 
     def state_dict(self) -> saved.State:
         """Return what `load_state_dict` needs besides model and samples: plain data and tensors, not copied."""
-        return saved.save(self.samples, self.copies(), self.done, self._first_residual)
+        return saved.save(self.samples, self.copies(), self.done, self._residuals)
 
     def load_state_dict(self, state: saved.State, x: Tensor, y: Tensor) -> None:
         """Go on from a saved state, with the model loaded and the same samples.
@@ -232,7 +259,7 @@ class BlockCoordinateDescent:
         """
         self.start(x, y)
         self.points = saved.load(state, self.problem.chain, self.samples, self.points)
-        self.done, self._first_residual = state["done"], state["first_residual"]
+        self.done, self._residuals = state["done"], state["residuals"]
 
     @property
     def samples(self) -> Samples:
@@ -261,19 +288,15 @@ class BlockCoordinateDescent:
     ) -> Progress:
         with torch.no_grad():
             value = float(objective(problem, samples, self.points).total)
-        residual = float(stationarity(problem, samples, self.points)) ** 0.5 if course.tolerance else None
+        residual = None
+        if course.tolerance:
+            residual = float(stationarity(problem, samples, self.points)) ** 0.5
+            self._residuals = (residual if self._residuals[0] is None else self._residuals[0], residual)
         found = Progress(self.done, value, self.gap(), residual)
         if evaluate is None:
             return found
         with_w, with_g = (self.accuracy(*evaluate, compressed=compressed) for compressed in (False, True))
         return replace(found, accuracy=with_w, compressed_accuracy=with_g)
-
-    def _converged(self, progress: Progress, course: Course) -> bool:
-        if progress.residual is None:
-            return False
-        if self._first_residual is None:
-            self._first_residual = progress.residual
-        return progress.residual <= course.tolerance * self._first_residual
 
     def _copies(self) -> dict[int, Tensor]:
         return {index: point.dense for index, point in self.points.items()}

@@ -17,17 +17,19 @@ class State(TypedDict):
     """The blocks that are no parameters of the model, and how far the run is."""
 
     done: int
-    first_residual: float | None
+    residuals: tuple[float | None, float | None]
     activations: list[Tensor]
     linear: list[Tensor]
     points: dict[str, list[Tensor]]
 
 
-def save(samples: Samples, points: Mapping[str, Point], done: int, first_residual: float | None) -> State:
-    """Return the state; a point is its dense tensor and then its factors."""
+def save(
+    samples: Samples, points: Mapping[str, Point], done: int, residuals: tuple[float | None, float | None]
+) -> State:
+    """Return the state; a point is its dense tensor and then its factors; residuals are the first and the last."""
     return {
         "done": done,
-        "first_residual": first_residual,
+        "residuals": residuals,
         "activations": list(samples.activations[1:]),
         "linear": list(samples.linear),
         "points": {name: [point.dense, *point.factors] for name, point in points.items()},

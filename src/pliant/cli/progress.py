@@ -70,7 +70,7 @@ class Bar(Watch):
 
     def epoch(self, row: MetricsRow) -> None:
         """Show the accuracy on unseen images."""
-        self._eval = f"  eval {row.eval_accuracy:.1%}"
+        self._eval = f"  eval {row.eval_accuracy:.1%}{_measured(row)}"
         self._progress.update(self._task, completed=row.epoch * self._outline.batches)
 
     def end(self) -> None:
@@ -97,6 +97,7 @@ class Lines(Watch):
     def epoch(self, row: MetricsRow) -> None:
         """Print the row."""
         extra = "" if row.shrinkage is None else f"  S {row.shrinkage:.2f}"
+        extra += _measured(row)
         self._console.print(
             f"epoch {row.epoch}/{self._epochs}  loss {row.train_loss:.4f}  train {row.train_accuracy:.2%}  "
             f"eval {row.eval_accuracy:.2%}{extra}  {row.seconds:.1f} s"
@@ -136,3 +137,9 @@ class TensorBoard(Watch):
     def end(self) -> None:
         """Close the event file."""
         self._writer.close()
+
+
+def _measured(row: MetricsRow) -> str:
+    """What a sweep of block coordinate descent has measured."""
+    known = {"F": row.objective, "gap": row.gap, "residual": row.residual}
+    return "".join(f"  {name} {value:.4g}" for name, value in known.items() if value is not None)

@@ -1,4 +1,4 @@
-"""What a data set is: two splits of uint8 images in memory and what is needed to train on them."""
+"""What a data set is: two splits of uint8 images, or of features, in memory and what is needed to train on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LARGEST_LABEL = 2**31 - 1
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images.
+    """Labelled images, or vectors of features, which are images of one pixel with a channel for every feature.
 
     Args:
-        images: uint8, ``(N, channels, height, width)``.
+        images: uint8, ``(N, channels, height, width)``; or features, float32, ``(N, features, 1, 1)``.
         labels: int64, ``(N,)``.
     """
 
@@ -28,15 +28,23 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != _IMAGE_DIMS:
+        if self.images.ndim != _IMAGE_DIMS or not (self.images.dtype == torch.uint8 or self.holds_features):
             found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
-            raise ValueError(f"images must be uint8 of shape (N, channels, height, width), found {found}")
+            raise ValueError(
+                "images must be uint8 of shape (N, channels, height, width), or features, float32 of shape "
+                f"(N, features, 1, 1), found {found}"
+            )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             found = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
             raise ValueError(f"labels must be int64 of shape ({len(self.images)},), found {found}")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def holds_features(self) -> bool:
+        """Whether these are features, which are taken as they are, not pixels from 0 to 255."""
+        return self.images.dtype == torch.float32 and self.images.shape[2:] == (1, 1)
 
     def subset(self, indices: Tensor) -> Split:
         """The images at the given positions, in that order."""
@@ -72,8 +80,8 @@ class Dataset:
         train: the training split.
         test: the test split.
         classes: the name of every label.
-        mean: of each channel, of pixels scaled to [0, 1].
-        std: of each channel, of pixels scaled to [0, 1].
+        mean: of each channel, of pixels scaled to [0, 1], or of features as they are.
+        std: of each channel, likewise.
         augmentation: what training usually applies, in this order.
     """
 

@@ -21,10 +21,10 @@ _WHITE = 255
 class Batches:
     """A re-iterable sequence of normalised ``(x, y)`` batches.
 
-    The whole split lives on the device as uint8. An epoch draws one permutation; a batch is one gather,
-    the augmentations, and ``x = scale * images + shift`` with ``scale = 1 / (255 std)`` and
-    ``shift = -mean / std``. Order and augmentation of epoch ``e`` depend only on ``(seed, e)``: not on
-    earlier iterations, the device or torch's global random state.
+    The whole split lives on the device as it is. An epoch draws one permutation; a batch is one gather,
+    the augmentations, and ``x = scale * images + shift`` with ``scale = 1 / (255 std)``, of features
+    ``1 / std``, and ``shift = -mean / std``. Order and augmentation of epoch ``e`` depend only on
+    ``(seed, e)``: not on earlier iterations, the device or torch's global random state.
 
     Args:
         split: the labelled images.
@@ -71,7 +71,7 @@ class Batches:
         self.dtype = dtype
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         center, spread = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (mean, std))
-        self._scale = (1 / (_WHITE * spread)).to(device, torch.float32)
+        self._scale = (1 / ((1 if split.holds_features else _WHITE) * spread)).to(device, torch.float32)
         self._shift = (-center / spread).to(device, torch.float32)
 
     def set_epoch(self, epoch: int) -> None:

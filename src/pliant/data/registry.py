@@ -9,6 +9,7 @@ from pliant.data.cifar100 import cifar100
 from pliant.data.digits import digits
 from pliant.data.fashion_mnist import fashion_mnist
 from pliant.data.imagefolder import imagefolder
+from pliant.data.uci_har import uci_har
 
 if TYPE_CHECKING:
     import os
@@ -22,6 +23,7 @@ NAMES: dict[str, Callable[..., Dataset]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "imagefolder": imagefolder,
+    "uci-har": uci_har,
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from pliant.models.cnn4 import CNN4
 from pliant.models.decompose_me import dec3, dec4, dec8
 from pliant.models.lenet import LeNet5, LeNet300100
+from pliant.models.perceptron import Perceptron
 from pliant.models.resnet import resnet18, resnet20, resnet56
 from pliant.models.vgg import VGG16
 from pliant.models.vit import ViT
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 NAMES: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5": LeNet5,
+    "perceptron": Perceptron,
     "cnn-4": CNN4,
     "dec-3": dec3,
     "dec-4": dec4,

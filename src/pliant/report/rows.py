@@ -26,26 +26,34 @@ class MetricsRow:
         train_loss: mean over the epoch, while the weights were moving.
         train_accuracy: likewise.
         eval_accuracy: on the test set, or on what was held out, after the epoch.
-        lr: that the epoch ended with, of the first group that the schedule drives.
+        lr: that the epoch ended with, of the first group that the schedule drives; None without gradients.
         seconds: of training and evaluation since the start.
         shrinkage: sum of the step sizes so far, mean over constrained parameters; None without any.
         kept: share of the initial weights that is left, likewise.
         distance: relative distance to the model that the recipe's probe would cut; None without a probe.
         evaluations: gradients of a batch that were computed since the start; None in rows of older versions.
         penalty: value of the method's explicit regulariser after the epoch; None without one.
+        objective: of block coordinate descent after the sweep, before what ends the run; None where not measured.
+        gap: relative distance |W - G| / |W| of the weights W to their compressed copies G, likewise.
+        residual: distance of 0 from the subdifferential of the objective, likewise.
+        dense_accuracy: as `eval_accuracy`, which is G's, with W, likewise.
     """
 
     epoch: int
     train_loss: float
     train_accuracy: float
     eval_accuracy: float
-    lr: float
+    lr: float | None
     seconds: float
     shrinkage: float | None = None
     kept: float | None = None
     distance: float | None = None
     evaluations: int | None = None
     penalty: float | None = None
+    objective: float | None = None
+    gap: float | None = None
+    residual: float | None = None
+    dense_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,10 @@ class Data:
         """Everything that accuracy is measured on, in order."""
         return Batches(self.judge, batch_size=_EVAL_BATCH, **self.options)
 
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """All training images as they are, in order, and their labels, for methods that learn from all at once."""
+        return next(iter(Batches(self.learn, batch_size=len(self.learn), **self.options)))
+
     def calibration(self, images: int, batch_size: int, seed: int) -> list[Tensor]:
         """Batches of a random part of the training images, without augmentation, for BatchNorm recalibration."""
         order = torch.randperm(len(self.learn), generator=torch.Generator().manual_seed(seed))

@@ -6,9 +6,10 @@ import io
 import logging
 import pickle
 import random
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = 3  # 2: the position counts gradient evaluations; 3: sealed, with all random states
-_FIELDS = frozenset({"schema", "model", "optimizer", "scheduler", "position", "random", "seconds"})
+_FIELDS = frozenset({"schema", "position", "random", "seconds"})  # of every checkpoint, beside the trainee's parts
 _DAMAGE = (  # what torch raises for files that are no checkpoints, or those of something else
     ArithmeticError,
     AssertionError,
@@ -49,31 +50,61 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged, or of a format that this version does not read."""
 
 
-@dataclass(frozen=True)
-class Trainee:
+class Stateful(Protocol):
+    """A live object with a state, as torch's have it."""
+
+    def state_dict(self) -> Any:  # noqa: ANN401  (plain data and tensors, nested)
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:  # noqa: ANN401
+        """Restore a state in place."""
+
+
+class Captured(ABC):
     """The live objects that a checkpoint captures and restores together."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where they live."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Stateful]:
+        """Return them by their names in the file, in the order in which they are restored."""
+
+
+@dataclass(frozen=True)
+class Trainee(Captured):
+    """A model that is trained by an optimizer under a schedule."""
 
     model: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
-def save_checkpoint(path: Path, trainee: Trainee, position: Position, *, seconds: float) -> None:
+    def parts(self) -> Mapping[str, Stateful]:
+        """Return model, optimizer and scheduler."""
+        return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+
+def save_checkpoint(path: Path, trainee: Captured, position: Position, *, seconds: float) -> None:
     """Write the checkpoint; `torch.load(weights_only=True)` reads it, its SHA-256 stands at its end.
 
     At every moment there is a whole one on the disk, and the one before it stays as `previous_checkpoint(path)`.
 
     Args:
         path: of the file, which is replaced as a whole.
-        trainee: model, optimizer and scheduler.
+        trainee: such as model, optimizer and scheduler.
         position: where training stands.
         seconds: spent training so far.
     """
     content = {
         "schema": _SCHEMA,
-        "model": trainee.model.state_dict(),
-        "optimizer": trainee.optimizer.state_dict(),
-        "scheduler": trainee.scheduler.state_dict(),
+        **{name: part.state_dict() for name, part in trainee.parts().items()},
         "position": position.state_dict(),
         "random": _random_state(),
         "seconds": seconds,
@@ -99,8 +130,8 @@ def remove_checkpoint(path: Path) -> None:
     previous_checkpoint(path).unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, trainee: Trainee) -> tuple[Position, float]:
-    """Restore model, optimizer, scheduler and all random states in place.
+def load_checkpoint(path: Path, trainee: Captured) -> tuple[Position, float]:
+    """Restore the trainee and all random states in place.
 
     A checkpoint that is damaged is named in the log, and the one before it is taken.
 
@@ -111,12 +142,14 @@ def load_checkpoint(path: Path, trainee: Trainee) -> tuple[Position, float]:
         CheckpointError: neither can be read, or they are of something else; the trainee is of no use then.
     """
     found, content = _last_good(path)
+    parts = trainee.parts()
+    if set(content) != _FIELDS | set(parts):
+        raise CheckpointError(f"{found} is a checkpoint of something else: it does not hold {', '.join(parts)} alone")
     try:
-        position = Position.from_state_dict(content["position"], next(trainee.model.parameters()).device)
+        position = Position.from_state_dict(content["position"], trainee.device)
         seconds = float(content["seconds"])
-        trainee.model.load_state_dict(content["model"])
-        trainee.optimizer.load_state_dict(content["optimizer"])
-        trainee.scheduler.load_state_dict(content["scheduler"])
+        for name, part in parts.items():
+            part.load_state_dict(content[name])
         _restore_random_state(content["random"])
     except _DAMAGE as error:
         raise CheckpointError(f"{found} is a checkpoint of something else: {type(error).__name__}: {error}") from error
@@ -157,7 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     except _DAMAGE as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or set(content) != _FIELDS:
+    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not set(content) >= _FIELDS:
         raise CheckpointError(f"{path}: schema must be {_SCHEMA}; the file is of another version of pliant, or foreign")
     if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in _tensors(content)):
         raise CheckpointError(f"{path} holds a tensor that is larger than its values: it is foreign")

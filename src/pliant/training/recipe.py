@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
-from pliant.training.methods import Method
+from pliant.training.methods import BCDMethod, Method
 from pliant.training.recipe_file import dump, from_mapping, read_mapping
 from pliant.training.recipe_section import Section, Share
 from pliant.training.recipe_sweep import ProbeSection, SweepSection
@@ -61,7 +61,8 @@ class ModelSection(Section):
 class TrainSection(Section):
     """How long and on what. `threads` null leaves torch's own choice.
 
-    There is a checkpoint after every epoch, and after every `checkpoint_every` batches of one if that is given.
+    There is a checkpoint after every epoch, and after every `checkpoint_every` batches of one if that is given. For
+    `method.type: bcd` epochs are sweeps, and `checkpoint_every` counts them.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -84,6 +85,15 @@ class Recipe(Section):
     sweep: SweepSection = SweepSection()
     probe: ProbeSection | None = None
     tune: TuneSection | None = None
+
+    @model_validator(mode="after")
+    def _sweeps_see_images_as_they_are(self) -> Self:
+        if isinstance(self.method, BCDMethod):
+            if self.data.augment:
+                raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
+            if self.train.precision != "float32":
+                raise ValueError("method bcd solves linear systems: set train.precision: float32")
+        return self
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: list[str] | None = None) -> Self:

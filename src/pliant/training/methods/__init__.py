@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from pliant.training.methods.bcd import BCDMethod
 from pliant.training.methods.conditioned import ConditionedMethod
 from pliant.training.methods.cram import CrAMMethod
 from pliant.training.methods.dual_averaging import DualAveragingMethod
@@ -15,7 +16,7 @@ from pliant.training.methods.global_momentum import GlobalMomentumMethod
 from pliant.training.methods.lorita import LoRITaMethod
 from pliant.training.methods.penalised import PenalisedMethod
 from pliant.training.methods.proximal import ProximalMethod
-from pliant.training.methods.section import MethodSection
+from pliant.training.methods.section import MethodSection, OptimizerSection
 from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
 from pliant.training.methods.spectral_decay import SpectralDecayMethod
@@ -34,6 +35,7 @@ AnyMethod = (
     | LoRITaMethod
     | SpectralDecayMethod
     | TrainedRankMethod
+    | BCDMethod
 )
 Method = Annotated[AnyMethod, Field(discriminator="type")]
 
@@ -44,6 +46,7 @@ METHODS: dict[str, type[MethodSection]] = {
 __all__ = [
     "METHODS",
     "AnyMethod",
+    "BCDMethod",
     "ConditionedMethod",
     "CrAMMethod",
     "DualAveragingMethod",
@@ -52,6 +55,7 @@ __all__ = [
     "LoRITaMethod",
     "Method",
     "MethodSection",
+    "OptimizerSection",
     "PenalisedMethod",
     "ProximalMethod",
     "SFWMethod",

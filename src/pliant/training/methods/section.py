@@ -1,4 +1,4 @@
-"""What every method of a recipe is: a section that says what it claims and builds what moves the weights."""
+"""What every method of a recipe is: a section that says what it claims; most build an optimizer."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class MethodSection(Section):
     @abstractmethod
     def claim(self) -> Claim:
         """Return what one run of this method is good for."""
+
+
+class OptimizerSection(MethodSection):
+    """A method that takes steps by gradients of batches: an optimizer, its schedule and, at times, a changed model."""
 
     @abstractmethod
     def build(self, scene: Scene) -> Method:

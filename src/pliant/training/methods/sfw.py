@@ -10,7 +10,7 @@ from pliant.methods.claim import Claim
 from pliant.optim import SFW
 from pliant.structure import Plan
 from pliant.training.methods.built import Method, Schedule, scheduled
-from pliant.training.methods.section import MethodSection, Scene
+from pliant.training.methods.section import OptimizerSection, Scene
 from pliant.training.methods.step_rules import ShrinkageStep, Step, step_rule_of
 from pliant.training.methods.treatments import (
     JoinedTreatment,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @final
-class SFWMethod(MethodSection):
+class SFWMethod(OptimizerSection):
     """Stochastic Frank-Wolfe. What is left out (null) is the plan's own default.
 
     `start` multiplies the constrained weights before the first step.

@@ -8,14 +8,14 @@ import torch
 
 from pliant.methods.claim import Claim
 from pliant.training.methods.built import Method, Schedule, scheduled
-from pliant.training.methods.section import MethodSection, Scene
+from pliant.training.methods.section import OptimizerSection, Scene
 from pliant.training.recipe_section import Momentum, NonNegative
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class SGDOptions(MethodSection):
+class SGDOptions(OptimizerSection):
     """What SGD and the methods on top of it have in common."""
 
     lr: NonNegative = 0.05

@@ -1,23 +1,31 @@
-"""The section of a recipe for block coordinate descent, and the run that it describes."""
+"""Block coordinate descent: sets, sweeps, and what ends a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from pliant.bcd.course import Course
-from pliant.bcd.descent import BlockCoordinateDescent
-from pliant.bcd.errors import BCDError
-from pliant.bcd.losses import CrossEntropy, Hinge, Loss, Squared
-from pliant.bcd.modes import HardMode, Mode, PenaltyMode
-from pliant.bcd.penalties import Constant, Geometric, Schedule
-from pliant.bcd.polish import Polish
-from pliant.bcd.progress import Progress
+from pliant.bcd import (
+    BCDError,
+    BlockCoordinateDescent,
+    Constant,
+    Course,
+    CrossEntropy,
+    Geometric,
+    HardMode,
+    Hinge,
+    Loss,
+    Mode,
+    PenaltyMode,
+    Polish,
+    Schedule,
+    Squared,
+)
+from pliant.methods.claim import Claim
 from pliant.sets import (
     EntryBudget,
     EqualRanks,
@@ -28,7 +36,11 @@ from pliant.sets import (
     TensorTrainSet,
     WeightSet,
 )
+from pliant.training.methods.section import MethodSection
 from pliant.training.recipe_section import K, Positive, Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Count = Annotated[int, Field(ge=1)]
 LOSSES: dict[str, Loss] = {"squared": Squared(), "hinge": Hinge(), "cross-entropy": CrossEntropy()}
@@ -99,10 +111,13 @@ _Set = Annotated[_Sparse | _FilterSparse | _NMSparse | _Rank | _TensorTrain, Fie
 
 
 class LayerSet(Section):
-    """The set of the weights whose layers match, such as `features.*`; the first that matches wins, null is dense."""
+    """The set of the weights whose layers match, such as `features.*`; the first that matches wins.
+
+    Without a set, or with null, they stay dense.
+    """
 
     layers: str = "*"
-    set: _Set | None
+    set: _Set | None = None
 
 
 class GrowthSection(Section):
@@ -131,18 +146,22 @@ class PolishSection(Section):
         """Return the options."""
         return Polish(self.epochs, self.lr, self.batch, self.project_every, seed)
 
+    def steps(self, samples: int) -> int:
+        """Return the gradients of a batch that it computes."""
+        return self.epochs * -(-samples // self.batch)
+
 
 @final
-class BCDMethod(Section):
-    """Block coordinate descent: no gradients, no batches. `sweeps` stands in for epochs.
+class BCDMethod(MethodSection):
+    """Block coordinate descent: sweeps over all images without gradients, into compressed weights.
 
-    `start` multiplies all weights before the first sweep. `refit` is the ridge of a last least-squares fit of the last
-    layer, null for none.
+    There are `train.epochs` sweeps. `start` multiplies all weights before the first. Objective, gap and residual are
+    measured every `measure_every` sweeps; `tolerance` ends the run early. `refit` is the ridge of a last least-squares
+    fit of the last layer, null for none.
     """
 
     type: Literal["bcd"]
     sets: list[LayerSet]
-    sweeps: Count = 100
     rho: Positive = 1.0
     gamma: Positive = 1.0
     tau: Positive = 3.0
@@ -160,17 +179,35 @@ class BCDMethod(Section):
     refit: Positive | None = None
     polish: PolishSection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, given: Any) -> Any:  # noqa: ANN401  (whatever the file holds)
+        if isinstance(given, dict) and "sweeps" in given:
+            raise ValueError("sweeps are what train.epochs counts: set that, and leave sweeps out")
+        return given
+
+    @model_validator(mode="after")
+    def _course_makes_sense(self) -> Self:
+        self.course()
+        return self
+
+    def claim(self) -> Claim:
+        """One ratio: the sets decide it."""
+        return Claim.ONE_RATIO
+
     def course(self) -> Course:
         """Return the options of the run."""
         schedule = Constant() if self.growth is None else self.growth.build()
         return Course(schedule, self.synchronise_every, self.hard_last, self.measure_every, self.tolerance)
 
-    def build(self, model: nn.Module) -> BlockCoordinateDescent:
-        """Scale the weights of a model and return the descent over them."""
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(self.start)
-        return BlockCoordinateDescent(
+    def descent(self, model: nn.Module) -> BlockCoordinateDescent:
+        """Return the descent over a model, whose weights stay as they are.
+
+        Raises:
+            ChainError: if the model is no chain.
+            BCDError: if sets and layers do not fit, or a refit would leave the last layer's set.
+        """
+        bcd = BlockCoordinateDescent(
             model,
             self.chosen(model),
             rho=self.rho,
@@ -182,6 +219,27 @@ class BCDMethod(Section):
             chunk=self.chunk,
             conjugate_steps=self.conjugate_steps,
         )
+        last = bcd.problem.chain.blocks[-1].name
+        if self.refit is not None and last in bcd.copies():
+            raise BCDError(
+                f"{last}: a refit would leave the set of the last layer; give it set: null, or leave refit out"
+            )
+        return bcd
+
+    def scale(self, model: nn.Module) -> None:
+        """Multiply all weights by `start`."""
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(self.start)
+
+    def finish(self, bcd: BlockCoordinateDescent, x: Tensor, y: Tensor, *, seed: int) -> int:
+        """Do what follows the last sweep, and return how many gradients of a batch it took."""
+        if self.refit is not None:
+            bcd.refit(x, y, ridge=self.refit)
+        if self.polish is None:
+            return 0
+        bcd.polish(x, y, self.polish.build(seed))
+        return self.polish.steps(len(x))
 
     def chosen(self, model: nn.Module) -> dict[str, WeightSet]:
         """Return the set of every layer that has one.
@@ -199,35 +257,3 @@ class BCDMethod(Section):
             if entry.set is not None:
                 found |= dict.fromkeys(matched, entry.set.build())
         return found
-
-
-def run(
-    method: BCDMethod,
-    model: nn.Module,
-    samples: tuple[Tensor, Tensor],
-    *,
-    seed: int = 0,
-    evaluate: tuple[Tensor, Tensor] | None = None,
-    on_sweep: Callable[[Progress], None] = lambda _: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> BlockCoordinateDescent:
-    """Train a model in place as a recipe says, up to its last step; `compressed` of the result is the outcome.
-
-    Args:
-        method: the section.
-        model: a chain.
-        samples: all inputs and labels.
-        seed: of the order of samples in the polish.
-        evaluate: inputs and labels that the accuracies are measured on.
-        on_sweep: called after every sweep.
-        stop: asked after every sweep; a run that is stopped is neither refitted nor polished.
-    """
-    bcd = method.build(model)
-    bcd.fit(*samples, sweeps=method.sweeps, course=method.course(), evaluate=evaluate, on_sweep=on_sweep, stop=stop)
-    if stop():
-        return bcd
-    if method.refit is not None:
-        bcd.refit(*samples, ridge=method.refit)
-    if method.polish is not None:
-        bcd.polish(*samples, method.polish.build(seed))
-    return bcd
