@@ -7,11 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architectures.md"
-sys.path.insert(0, str(ROOT / "tests" / "zoo"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "zoo")]
 
-from zoo_check import FRACTIONS, build, check, define_operators  # noqa: E402  (found through the path just set)
+from zoo_check import FRACTIONS, build, check  # noqa: E402  (as above)
 from zoo_models import ZOO  # noqa: E402  (as above)
 from zoo_table import line, lines_of, render  # noqa: E402  (as above)
+
+from torchvision_operators import define_operators  # noqa: E402  (found through the path just set)
 
 
 def main() -> None:

@@ -182,3 +182,11 @@ def test_large_problems_take_less_than_seconds():
     problem = chain([list(generator.exponential(size=w) / w) for w in widths], [1024] * 21)
     counts = Greedy().counts(problem, 0.5 * problem.cost(problem.largest))
     check(problem, counts, 0.5 * problem.cost(problem.largest))
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS, ids=repr)
+def test_a_limit_that_the_whole_meets_leaves_it_whole_though_less_would_cost_more(allocation):
+    knobs = [knob("thin layers take longer", [1.0, 2.0, 3.0])]
+    problem = Problem(knobs, [LinearTerm(0, -1.0)], 10.0, shares=shares_of(knobs))
+    assert problem.cost(problem.smallest) > problem.cost(problem.largest)
+    assert allocation.counts(problem, problem.cost(problem.largest)) == problem.largest

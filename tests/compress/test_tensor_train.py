@@ -190,6 +190,7 @@ def test_a_budget_is_met_and_used(budget, rule):
     limit = budget.limit(dense)
     assert 0.85 * limit < used <= limit
     assert done.cut.fraction is None
+    assert (done.cut.budget.limit, done.cut.budget.reached, done.cut.budget.dense) == (limit, used, dense)
 
 
 def test_a_budget_that_is_loose_takes_nothing_and_one_that_is_too_tight_is_refused():

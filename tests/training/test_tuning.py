@@ -197,21 +197,30 @@ def test_a_recipe_without_a_space_says_what_is_missing(tmp_path):
         tasks_of(file)
 
 
-def test_the_study_of_all_methods_is_valid():
-    tasks = tasks_of(ROOT / "recipes" / "fashion-mnist" / "methods" / "tuning.yaml")
-    assert len(tasks) > 20
+STUDIES = sorted((ROOT / "recipes").rglob("tuning*.yaml"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: str(path.relative_to(ROOT / "recipes")))
+def test_every_committed_study_can_be_run(study):
+    tasks = tasks_of(study)
+    assert tasks
     for task in tasks:
         task.check()
 
 
-FINISHED = {"": ["sgd", "filters", "low-rank", "unstructured"], "-2": ["sgd", "filters", "low-rank", "unstructured"]}
+FINISHED = {
+    "fashion-mnist/tuning": ["sgd", "filters", "low-rank", "unstructured"],
+    "fashion-mnist/tuning-2": ["sgd", "filters", "low-rank", "unstructured"],
+    "fashion-mnist/tuning-3": ["sgd", "low-rank"],
+    "demo/tuning": ["demo-filters", "demo-low-rank", "demo-sgd"],
+}
 
 
-@pytest.mark.parametrize("number", FINISHED)
-def test_the_trials_of_earlier_rounds_stay_readable_and_are_not_run_again(number, tmp_path):
-    trials = ROOT / "results" / "fashion-mnist" / "trials.jsonl"
+@pytest.mark.parametrize("study", FINISHED)
+def test_the_trials_of_earlier_rounds_stay_readable_and_are_not_run_again(study, tmp_path):
+    trials = (ROOT / "results" / study).with_name("trials.jsonl")
     (tmp_path / "t.jsonl").write_text(trials.read_text())
-    tasks = tasks_of(ROOT / "recipes" / "fashion-mnist" / f"tuning{number}.yaml", FINISHED[number])
+    tasks = tasks_of((ROOT / "recipes" / study).with_suffix(".yaml"), FINISHED[study])
     assert list(tune(tasks, tmp_path / "t.jsonl")) == []
     assert all(row.score is not None for row in read_rows(trials, TrialRow))
 

@@ -60,20 +60,6 @@ class Subject:
         return Subject(model, self.example, self.other)
 
 
-def define_operators() -> torch.library.Library:
-    """Define the two operators without which torchvision cannot be imported beside a torch of another build.
-
-    They are there as long as what is returned.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        try:
-            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        except RuntimeError:  # torchvision brought them itself
-            break
-    return library
-
-
 def build(architecture: Architecture) -> Subject:
     """Return a model in which no parameter is constant, and every norm has the statistics of what it is given."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -6,11 +6,13 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from pliant.methods.outer import Outer
 
 
 class Moved(Protocol):
@@ -77,7 +79,7 @@ class StepMap(ABC):
         """Edit weights, in place, after the optimizer has moved them; do nothing where there is nothing to do."""
 
 
-class Around(Optimizer):
+class Around(Outer):
     """An optimizer with maps around its step.
 
         g  <-  before(g)  for every map, in order
@@ -85,7 +87,7 @@ class Around(Optimizer):
         w  <-  after(w)   for every map, in order, with the learning rate that the inner step used
 
     Parameter groups and state are those of the inner optimizer, so that schedulers drive it through this one. A step
-    without any gradient runs no map.
+    without any gradient runs no map. Maps keep to the parameters that they were built with.
 
     An optimizer that evaluates the closure itself (more than one gradient a step) goes outside: hand an `Around` to it.
 
@@ -94,31 +96,16 @@ class Around(Optimizer):
         maps: run in this order, before as after.
     """
 
+    parts: ClassVar = ("inner", "maps", "taken", "memory")
+    maps: tuple[StepMap, ...]
+    taken: int
+    memory: list[dict[str, Any]]
+
     def __init__(self, inner: Optimizer, maps: Sequence[StepMap]) -> None:
         wrong = [m for m in maps if not isinstance(m, StepMap)]
         if wrong:
             raise TypeError(f"maps must be StepMap objects, found {wrong[0]!r}")
-        self.__setstate__({"inner": inner, "maps": tuple(maps), "taken": 0, "memory": [{} for _ in maps]})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("inner", "maps", "taken", "memory")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.inner: Optimizer = state["inner"]
-        self.maps: tuple[StepMap, ...] = state["maps"]
-        self.taken: int = state["taken"]
-        self.memory: list[dict[str, Any]] = state["memory"]
-        self._share()
-        super().__setstate__({})  # hooks and patches, as torch restores them on unpickling
-
-    def _share(self) -> None:
-        self.defaults = self.inner.defaults
-        self.state = self.inner.state
-        self.param_groups = self.inner.param_groups
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer; maps keep to the parameters that they were built with."""
-        self.inner.add_param_group(param_group)
+        super().__init__(inner=inner, maps=tuple(maps), taken=0, memory=[{} for _ in maps])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -169,4 +156,4 @@ class Around(Optimizer):
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "around"})
         self.taken = own["taken"]
         self.memory = copy.deepcopy(own["memory"])
-        self._share()
+        self.share()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from pliant.compress.atoms import check_fraction
 from pliant.methods.operators import Operator
+from pliant.methods.outer import Outer
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Cramming:
         return self.fractions[int(torch.randint(len(self.fractions), (), generator=draws))]
 
 
-class CrAM(Optimizer):
+class CrAM(Outer):
     """Compression-aware minimiser around any optimizer, with any compressor; two gradient evaluations a step.
 
     With the gradient g at the weights w and the compression C of the step's fraction,
@@ -82,30 +83,14 @@ class CrAM(Optimizer):
     Reference: Peste, Vladu, Kurtic, Lampert, Alistarh, "CrAM: A Compression-Aware Minimizer" (2023).
     """
 
+    parts: ClassVar = ("inner", "model", "operator", "cramming", "taken")
+    model: nn.Module
+    operator: Operator
+    cramming: Cramming
+    taken: int
+
     def __init__(self, inner: Optimizer, model: nn.Module, operator: Operator, cramming: Cramming) -> None:
-        parts = {"inner": inner, "model": model, "operator": operator, "cramming": cramming, "taken": 0}
-        self.__setstate__(parts)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("inner", "model", "operator", "cramming", "taken")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.inner: Optimizer = state["inner"]
-        self.model: nn.Module = state["model"]
-        self.operator: Operator = state["operator"]
-        self.cramming: Cramming = state["cramming"]
-        self.taken: int = state["taken"]
-        self._share()
-        super().__setstate__({})  # hooks and patches, as torch restores them on unpickling
-
-    def _share(self) -> None:
-        self.defaults = self.inner.defaults
-        self.state = self.inner.state
-        self.param_groups = self.inner.param_groups
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer."""
-        self.inner.add_param_group(param_group)
+        super().__init__(inner=inner, model=model, operator=operator, cramming=cramming, taken=0)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
@@ -173,7 +158,7 @@ class CrAM(Optimizer):
             raise ValueError(f"state_dict must be that of a CrAM, found one with {', '.join(state_dict)}")
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "cram"})
         self.taken = state_dict["cram"]["taken"]
-        self._share()
+        self.share()
 
 
 @contextmanager

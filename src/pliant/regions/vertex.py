@@ -21,12 +21,12 @@ class Move(ABC):
 
 
 class Vertex(Move):
-    """One tensor of a vertex, in compact form."""
+    """One tensor of a vertex, in compact form.
 
-    @property
-    def asked(self) -> Tensor | None:
-        """Norm_2 of the tensor that the oracle was asked about, shape (*batch,), where it came up on the way."""
-        return None
+    `asked` is norm_2 of the tensor that the oracle was asked about, shape (*batch,), where it came up on the way.
+    """
+
+    asked: Tensor | None = None
 
     @abstractmethod
     def dense(self) -> Tensor:

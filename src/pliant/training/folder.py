@@ -181,6 +181,10 @@ class RunFolder:
         Raises:
             RunFolderError: there is none, or it is damaged.
         """
+        if not self.info.exists():
+            raise RunFolderError(
+                f"{self.path} holds no run: give the folder that pliant train wrote, such as runs/NAME"
+            )
         try:
             return _checked(RunInfo(**json.loads(self.info.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError, RecursionError) as error:

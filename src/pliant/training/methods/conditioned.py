@@ -10,22 +10,19 @@ from pliant.methods.around import Around
 from pliant.methods.claim import Claim
 from pliant.methods.conditioned import Conditioned, LowRankCores, cores
 from pliant.training.methods.built import Method, scheduled
+from pliant.training.methods.layers import LayerOptions
 from pliant.training.methods.section import Scene
-from pliant.training.methods.sgd import SGDOptions
 from pliant.training.recipe_section import Momentum, Share
 
 
 @final
-class ConditionedMethod(SGDOptions):
+class ConditionedMethod(LayerOptions):
     """SGD on U S V^T of a rank that `fraction` fixes before training; cond(S) stays below `condition`."""
 
     type: Literal["conditioned"]
     fraction: Share
     condition: Annotated[float, Field(ge=1)] = 1.5
     momentum: Momentum = 0.45
-    first: bool = True
-    last: bool = False
-    ignore: list[str] = Field(default_factory=list)
 
     def claim(self) -> Claim:
         """One ratio: the rank is fixed."""

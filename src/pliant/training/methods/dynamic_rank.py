@@ -9,15 +9,14 @@ from pydantic import Field
 from pliant.methods.around import Around
 from pliant.methods.claim import Claim
 from pliant.methods.dynamic_rank import DynamicRank
-from pliant.methods.targets import matrix_targets
 from pliant.training.methods.built import Method, scheduled
+from pliant.training.methods.layers import LayerOptions
 from pliant.training.methods.section import Scene
-from pliant.training.methods.sgd import SGDOptions
 from pliant.training.recipe_section import Momentum, Share
 
 
 @final
-class DynamicRankMethod(SGDOptions):
+class DynamicRankMethod(LayerOptions):
     """SGD along the manifold of low-rank matrices; ranks follow from the relative error of every truncation.
 
     `largest` bounds the rank, as a share of the full one; with `tolerance: 0.0` the rank is fixed there.
@@ -27,9 +26,6 @@ class DynamicRankMethod(SGDOptions):
     momentum: Momentum = 0.1
     tolerance: Share = 0.1
     largest: Annotated[float, Field(gt=0, le=1)] = 1.0
-    first: bool = True
-    last: bool = False
-    ignore: list[str] = Field(default_factory=list)
 
     def claim(self) -> Claim:
         """One ratio: the tolerance decides it."""
@@ -37,6 +33,6 @@ class DynamicRankMethod(SGDOptions):
 
     def build(self, scene: Scene) -> Method:
         """Build SGD with the retraction after its step."""
-        targets = matrix_targets(scene.model, first=self.first, last=self.last, ignore=self.ignore)
+        targets = self.targets(scene)
         maps = [DynamicRank(targets, self.tolerance, self.largest)]
         return scheduled(scene.model, Around(self.sgd(scene.model), maps), self.schedule, scene.steps)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-from pydantic import Field
-
 from pliant.methods.around import Around
 from pliant.methods.claim import Claim
 from pliant.methods.global_momentum import GlobalSparseMomentum
-from pliant.methods.targets import matrix_targets
 from pliant.training.methods.built import Method, scheduled
+from pliant.training.methods.layers import LayerOptions
 from pliant.training.methods.section import Scene
-from pliant.training.methods.sgd import SGDOptions
 from pliant.training.recipe_section import K
 
 
 @final
-class GlobalMomentumMethod(SGDOptions):
+class GlobalMomentumMethod(LayerOptions):
     """SGD in which only the `active` most important weights (a count, or a share) see their gradient in a step."""
 
     type: Literal["global-momentum"]
     active: K = 0.1
     last: bool = True
-    ignore: list[str] = Field(default_factory=list)
 
     def claim(self) -> Claim:
         """One ratio: the share of the active weights decides it."""
@@ -31,6 +27,6 @@ class GlobalMomentumMethod(SGDOptions):
 
     def build(self, scene: Scene) -> Method:
         """Build SGD with the choice before its step."""
-        targets = matrix_targets(scene.model, last=self.last, ignore=self.ignore)
+        targets = self.targets(scene)
         optimizer = Around(self.sgd(scene.model), [GlobalSparseMomentum(targets, self.active)])
         return scheduled(scene.model, optimizer, self.schedule, scene.steps)

@@ -9,19 +9,16 @@ from pydantic import Field
 from pliant.methods.claim import Claim
 from pliant.methods.lorita import LoRITa
 from pliant.training.methods.built import Method, scheduled
+from pliant.training.methods.layers import LayerOptions
 from pliant.training.methods.section import Scene
-from pliant.training.methods.sgd import SGDOptions
 
 
 @final
-class LoRITaMethod(SGDOptions):
+class LoRITaMethod(LayerOptions):
     """Every weight is trained as a product of `depth` factors, whose `weight_decay` makes it low-rank."""
 
     type: Literal["lorita"]
     depth: Annotated[int, Field(ge=2)] = 2
-    first: bool = True
-    last: bool = False
-    ignore: list[str] = Field(default_factory=list)
 
     def claim(self) -> Claim:
         """Any ratio."""

@@ -8,16 +8,15 @@ from pydantic import Field
 
 from pliant.methods.around import Around
 from pliant.methods.claim import Claim
-from pliant.methods.targets import matrix_targets
 from pliant.methods.trained_rank import TrainedRank
 from pliant.training.methods.built import Method, scheduled
+from pliant.training.methods.layers import LayerOptions
 from pliant.training.methods.section import Scene
-from pliant.training.methods.sgd import SGDOptions
 from pliant.training.recipe_section import NonNegative
 
 
 @final
-class TrainedRankMethod(SGDOptions):
+class TrainedRankMethod(LayerOptions):
     """SGD; every `every` steps weights are truncated to a share of their squared `energy`, with a nuclear gradient."""
 
     type: Literal["trained-rank"]
@@ -25,8 +24,6 @@ class TrainedRankMethod(SGDOptions):
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     nuclear: NonNegative = 3e-4
     first: bool = False
-    last: bool = False
-    ignore: list[str] = Field(default_factory=list)
 
     def claim(self) -> Claim:
         """One ratio: the energy decides it."""
@@ -34,6 +31,6 @@ class TrainedRankMethod(SGDOptions):
 
     def build(self, scene: Scene) -> Method:
         """Build SGD with the truncations after its step."""
-        targets = matrix_targets(scene.model, first=self.first, last=self.last, ignore=self.ignore)
+        targets = self.targets(scene)
         maps = [TrainedRank(targets, every=self.every, energy=self.energy, nuclear=self.nuclear)]
         return scheduled(scene.model, Around(self.sgd(scene.model), maps), self.schedule, scene.steps)
