@@ -1,6 +1,8 @@
 import pytest
 
+from torchvision_operators import define_operators
+
 
 @pytest.fixture(scope="session", autouse=True)
-def prepared(torchvision_operators):
-    return torchvision_operators
+def torchvision_operators():
+    return define_operators()

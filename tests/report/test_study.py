@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
 
+import matplotlib.image
 import pytest
 
-from pliant.report.curves import Spread, curves_of
+from pliant.report.curves import Curve, Point, Spread, curves_of
+from pliant.report.plots import draw
 from pliant.report.publish import publish_run, publish_study
 from pliant.report.rows import MetricsRow, SweepRow, append_row
 from pliant.report.study import read_record, study
@@ -117,7 +119,7 @@ def test_one_seed_twice_is_refused(make_run):
 def test_an_unfinished_run_and_no_run_say_so(make_run, tmp_path):
     with pytest.raises(RunFolderError, match="--resume"):
         read_record(make_run("a", status="interrupted"))
-    with pytest.raises(RunFolderError, match="no run folder"):
+    with pytest.raises(RunFolderError, match="holds no run: give the folder"):
         read_record(tmp_path)
 
 
@@ -175,6 +177,16 @@ def test_a_study_is_written_as_tables_and_pictures(make_run, cut, tmp_path):
     runs = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     assert [run["recipe"]["seed"] for run in runs] == [0, 1, 0]
     assert "60.0 ±0.0 → 80.0 ±0.0" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_many_methods_have_panels_of_their_own_before_and_after_recalibration(tmp_path):
+    def width(methods):
+        spread = Spread.of([0.5, 0.7])
+        curves = [Curve(f"m{i}", "filters", (Point(0.5, 0.5, spread, spread, 0.5, 0.5),)) for i in range(methods)]
+        draw(tmp_path / "plot.png", curves, title="T")
+        return matplotlib.image.imread(tmp_path / "plot.png").shape[1]
+
+    assert width(7) == width(2) < width(8) == width(30)
 
 
 def test_a_run_is_written_into_its_own_folder(make_run, cut):

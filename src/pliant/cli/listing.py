@@ -16,6 +16,7 @@ from pliant.structure import Plan
 from pliant.training.methods import METHODS
 from pliant.training.methods.step_rules import Step
 from pliant.training.methods.treatments import BALLS
+from pliant.training.presets import PRESETS
 from pliant.training.recipe_sweep import CompressorSpec
 
 PLANS: dict[str, Callable[..., Any]] = {
@@ -28,7 +29,7 @@ PLANS: dict[str, Callable[..., Any]] = {
 
 @user_errors
 def list_names() -> None:
-    """List data sets, models, methods, plans, balls, compressors and step rules, by the names that recipes use."""
+    """List data sets, models, methods, presets and all else, by the names that recipes use."""
     out = console()
     for title, names in (
         ("Data sets (data.name)", DATASETS),
@@ -39,15 +40,19 @@ def list_names() -> None:
         ("Compressors (sweep.compressors)", _by_type(CompressorSpec)),
         ("Step rules (method.step)", _by_type(Step)),
     ):
-        out.print(_table(title, names))
+        out.print(_table(title, {name: _first_line(thing) for name, thing in names.items()}))
+    out.print(_table("Presets (pliant train --preset)", PRESETS))
 
 
-def _table(title: str, names: Mapping[str, Callable[..., Any]]) -> Table:
+def _table(title: str, names: Mapping[str, str]) -> Table:
     table = Table("name", "what it is", title=title, title_justify="left", title_style="bold", min_width=60)
-    for name, thing in names.items():
-        lines = (inspect.getdoc(thing) or "").splitlines()
-        table.add_row(name, lines[0] if lines else "")
+    for name, line in names.items():
+        table.add_row(name, line)
     return table
+
+
+def _first_line(thing: Callable[..., Any]) -> str:
+    return next(iter((inspect.getdoc(thing) or "").splitlines()), "")
 
 
 def _by_type(union: Any) -> dict[str, Any]:  # noqa: ANN401  (an annotated union of sections of a recipe)

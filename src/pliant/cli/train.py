@@ -18,6 +18,7 @@ from pliant.training import experiment
 from pliant.training.build import device_of
 from pliant.training.folder import RunFolder
 from pliant.training.interrupt import stop_on_interrupt
+from pliant.training.presets import PRESETS
 from pliant.training.recipe import Recipe
 from pliant.training.recipe_file import RecipeError
 
@@ -27,9 +28,16 @@ RunsOption = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Wher
 @user_errors
 def train(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe; with --resume, a run folder will do.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE.yaml]", help="A recipe; with --resume, a run folder will do.", show_default=False
+        ),
+    ] = None,
     *,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"The method, for a recipe that says none: {', '.join(PRESETS)}."),
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change the recipe: -o train.epochs=5"),
@@ -51,6 +59,8 @@ def train(
 
       pliant train recipe.yaml -o seed=1 -o name=again -o method.step.total=2.5
 
+      pliant train --preset filters -o data.name=fashion-mnist -o model.name=resnet-20
+
       pliant train runs/again --resume
     """
     out = console()
@@ -59,7 +69,7 @@ def train(
     if resume and data_root is not None:
         raise ValueError("--data-root would change the recipe of the run to resume; set PLIANT_DATA instead")
     overrides = [*(override or []), *([] if data_root is None else [f"data.root={data_root}"])]
-    loaded, folder = _locate(recipe, overrides, runs, resume=resume)
+    loaded, folder = _locate(recipe, preset, overrides, runs, resume=resume)
     watch = watch_on(out, tensorboard=folder.path / "tensorboard" if tensorboard else None)
     with stop_on_interrupt() as stop, joined(device_of(loaded.train.device)) as world:
         if resume:
@@ -80,12 +90,18 @@ def train(
     _summary(out, folder, loaded)
 
 
-def _locate(path: Path, overrides: list[str], runs: Path, *, resume: bool) -> tuple[Recipe, RunFolder]:
-    if not path.is_dir():
-        recipe = Recipe.from_yaml(path, overrides)
+def _locate(
+    path: Path | None, preset: str | None, overrides: list[str], runs: Path, *, resume: bool
+) -> tuple[Recipe, RunFolder]:
+    if path is None and preset is None:
+        raise RecipeError(f"give a recipe file, or --preset with one of {', '.join(PRESETS)}")
+    if path is None or not path.is_dir():
+        recipe = Recipe.from_yaml(path, overrides, preset=preset)
         return recipe, RunFolder(runs / recipe.run_name)
     if not resume:
         raise RecipeError(f"{path} is a folder: give a recipe file, or --resume to go on with the run in it")
+    if preset is not None:
+        raise RecipeError(f"the run in {path} has its method: leave --preset out")
     folder = RunFolder(path)
     return Recipe.from_yaml(folder.recipe, overrides), folder
 

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from pliant.compress.probe import Probe
-from pliant.structure.channels.kinds import Layers, matches
+from pliant.structure.channels.kinds import Layers
 from pliant.structure.matricise import is_convolution, is_input_first, is_layer, is_linear, is_plain_layer
 from pliant.structure.norms import NORM_LAYERS
+from pliant.structure.patterns import ignored_by, warn_of_unmatched
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequen
         model: the model.
         probe: what one run of it showed.
         kind: the kinds of layers to cut.
-        ignore: patterns of qualified names to leave, such as "stages.0.*".
+        ignore: patterns of qualified names of layers or of their weights to leave, such as "stages.0.*".
     """
+    warn_of_unmatched(model, ignore)
     is_asked = _kind(model, kind)
     shared = shared_layers(model)
     layers, skipped = {}, {}
@@ -80,7 +82,7 @@ def _kind(model: nn.Module, kind: Layers) -> Callable[[nn.Module], bool]:
 
 def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) -> str | None:
     own = dict(module.named_parameters(recurse=False))
-    pattern = matches(name, ignore)
+    pattern = ignored_by(ignore, name, f"{name}.weight")
     if pattern is not None:
         return f"matches the ignore pattern {pattern!r}"
     if name not in probe.uses:

@@ -28,7 +28,7 @@ from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.copies import fresh_copy
 from pliant.structure.norms import Example, norm_after
-from pliant.structure.rules import check_ignore
+from pliant.structure.patterns import check_ignore
 
 
 @register

@@ -28,7 +28,7 @@ from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.matricise import is_plain_layer
 from pliant.structure.norms import Example
-from pliant.structure.rules import check_ignore
+from pliant.structure.patterns import check_ignore
 
 
 @register

@@ -15,9 +15,8 @@ from pliant.compress.compressor import Compressor, check_fits, check_request, op
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
-from pliant.structure.channels.kinds import matches
 from pliant.structure.norms import NORM_LAYERS, Example
-from pliant.structure.rules import check_ignore
+from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 from pliant.structure.unfit import refuse_unfit
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
@@ -35,7 +34,7 @@ class UnstructuredPruning(Compressor):
 
     Args:
         scope: over what the magnitudes compete.
-        ignore: patterns of parameter names to leave whole.
+        ignore: patterns of names of layers or parameters to leave whole.
 
     Raises:
         ValueError: if `ignore` is not a tuple of patterns.
@@ -99,13 +98,14 @@ def _check_asked(fraction: float | None, budget: Budget | None) -> float:
 
 
 def _weights(model: nn.Module, ignore: Sequence[str]) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+    warn_of_unmatched(model, ignore)
     weights: dict[str, nn.Parameter] = {}
     skipped: dict[str, str] = {}
     owners = dict(model.named_modules())
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner, _, local = name.rpartition(".")
-        pattern = matches(name, ignore)
+        pattern = ignored_by(ignore, owner, name)
         if parameter.ndim < 2:
             continue
         if first.setdefault(id(parameter), name) != name:

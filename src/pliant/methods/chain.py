@@ -76,7 +76,7 @@ def chained(
     layers = dict(list(matrix_layers(model, last=last).items())[0 if first else 1 :])
     shared = shared_layers(model)
     copied = fresh_copy(model)
-    for name, layer in ignored(layers, ignore).items():
+    for name, layer in ignored(model, layers, ignore).items():
         if (
             name
             and type(layer) in PRUNABLE

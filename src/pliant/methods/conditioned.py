@@ -14,7 +14,7 @@ from pliant.methods.change import ModuleChange
 from pliant.methods.targets import Target
 from pliant.regions.orthogonal import orthonormal_columns
 from pliant.structure.matricise import axes_of
-from pliant.structure.rules import check_ignore
+from pliant.structure.patterns import check_ignore
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from pliant.methods.chain import Chain, chain_of, chained, decomposed, unchained
 from pliant.methods.change import ModuleChange
-from pliant.structure.rules import check_ignore
+from pliant.structure.patterns import check_ignore
 
 
 @dataclass(frozen=True)

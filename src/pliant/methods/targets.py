@@ -96,7 +96,7 @@ def matrix_targets(
     Raises:
         ValueError: if no layer is left, or a weight is no parameter but computed from others.
     """
-    return _targets(matrix_layers(model, last=last), first, ignore)
+    return _targets(model, matrix_layers(model, last=last), first, ignore)
 
 
 def filter_targets(model: nn.Module, *, first: bool = True, ignore: Sequence[str] = ()) -> tuple[Target, ...]:
@@ -112,10 +112,10 @@ def filter_targets(model: nn.Module, *, first: bool = True, ignore: Sequence[str
     Raises:
         ValueError: if no layer is left, or a weight is no parameter but computed from others.
     """
-    return _targets(filter_layers(model), first, ignore)
+    return _targets(model, filter_layers(model), first, ignore)
 
 
-def _targets(layers: dict[str, nn.Module], first: bool, ignore: Sequence[str]) -> tuple[Target, ...]:
+def _targets(model: nn.Module, layers: dict[str, nn.Module], first: bool, ignore: Sequence[str]) -> tuple[Target, ...]:
     kept = dict(list(layers.items())[0 if first else 1 :])
-    found = ignored(kept, ignore)
+    found = ignored(model, kept, ignore)
     return tuple(Target(name, layer.get_parameter("weight"), axes_of(layer, "weight")) for name, layer in found.items())

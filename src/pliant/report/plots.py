@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,8 +15,11 @@ from matplotlib.ticker import PercentFormatter
 
 from pliant.report.curves import Curve, Point, Spread
 
+Dash = Literal["-", "--", ":", "-."]
+
 # Okabe and Ito's palette, told apart by colour-blind readers too; the black is kept for text.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 _PANEL = (3.9, 3.0)
 _COLUMNS = 3
 
@@ -34,6 +37,23 @@ class Axis:
         return len(values) == 1 or max(values) - min(values) > _FLAT
 
 
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: a compressor's curves before the recalibration of BatchNorm, after it, or both."""
+
+    axis: Axis
+    compressor: str
+    raw: bool = True
+    after: bool = True
+
+    @property
+    def title(self) -> str:
+        """The compressor, and which of the two accuracies where it is one."""
+        if self.raw and self.after:
+            return self.compressor
+        return f"{self.compressor}, {'raw cut' if self.raw else 'BatchNorm recalibrated'}"
+
+
 _FLAT = 1e-3
 REMOVED = Axis("removed", lambda point: point.fraction)
 PARAMETERS = Axis("parameters left", lambda point: point.parameters)
@@ -44,6 +64,7 @@ def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis
     """Draw small multiples into a PNG file.
 
     Solid is the raw cut, dashed after BatchNorm recalibration; the line is the mean over seeds, the band their range.
+    More methods than there are colours get panels of their own for the two, and lines tell the methods apart.
 
     Args:
         path: the file.
@@ -57,19 +78,11 @@ def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis
     if not curves:
         raise ValueError("curves must hold at least one curve, found none; run pliant sweep first")
     methods = list(dict.fromkeys(curve.method for curve in curves))
-    compressors = list(dict.fromkeys(curve.compressor for curve in curves))
-    columns = len(compressors) if len(axes) > 1 else min(_COLUMNS, len(compressors))
-    cells = [(axis, name) for axis in axes for name in compressors]
-    rows = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 1.1), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    for panel, (axis, name) in zip(panels, cells, strict=False):
-        _panel(panel, axis, name, [curve for curve in curves if curve.compressor == name], methods)
-    for panel in panels[len(cells) :]:
-        panel.set_visible(False)
-    for panel in panels[::columns]:
-        panel.set_ylabel("accuracy")
+    shown = _panels(curves, axes, crowded=len(methods) > len(_COLOURS))
+    columns = len(shown) // len(axes) if len(axes) > 1 else min(_COLUMNS, len(shown))
+    figure, panels = _grid(len(shown), columns)
+    for panel, content in zip(panels, shown, strict=False):
+        _panel(panel, content, [curve for curve in curves if curve.compressor == content.compressor], methods)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles = _legend(methods, curves)
     room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
@@ -78,16 +91,39 @@ def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis
     figure.savefig(path, dpi=150)
 
 
-def _panel(panel: Any, axis: Axis, name: str, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
+def _grid(count: int, columns: int) -> tuple[Figure, Any]:
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    for panel in panels[::columns]:
+        panel.set_ylabel("accuracy")
+    return figure, panels
+
+
+def _panels(curves: Sequence[Curve], axes: Sequence[Axis], *, crowded: bool) -> list[Panel]:
+    compressors = list(dict.fromkeys(curve.compressor for curve in curves))
+    both = [Panel(axis, name) for axis in axes for name in compressors]
+    if not crowded or not _recalibrated(curves):
+        return both
+    return [replace(panel, raw=raw, after=not raw) for panel in both for raw in (True, False)]
+
+
+def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
+    axis = content.axis
     if not axis.moves(curves):
         panel.text(0.5, 0.5, "stays the same", ha="center", color="#666666", fontsize=9)
     for curve in curves if axis.moves(curves) else ():
-        colour = _COLOURS[methods.index(curve.method) % len(_COLOURS)]
+        colour, dash = _look(methods.index(curve.method))
         raw = [(axis.value(point), point.raw) for point in curve.points]
         after = [(axis.value(point), point.recalibrated) for point in curve.points if point.recalibrated is not None]
-        _line(panel, raw, colour, "-")
-        _line(panel, after, colour, "--")
-    panel.set_title(name, fontsize=10, loc="left")
+        if content.raw:
+            _line(panel, raw, colour, dash)
+        if content.after:
+            _line(panel, after, colour, "--" if content.raw else dash)
+    panel.set_title(content.title, fontsize=10, loc="left")
     panel.set_xlabel(axis.title, fontsize=9)
     panel.set_xlim(-0.03, 1.03)
     panel.set_ylim(0, 1.02)
@@ -99,7 +135,16 @@ def _panel(panel: Any, axis: Axis, name: str, curves: Sequence[Curve], methods: 
         panel.spines[side].set_visible(False)
 
 
-def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: str) -> None:  # noqa: ANN401  (see above)
+def _look(index: int) -> tuple[str, Dash]:
+    """Return the colour and the line of a method."""
+    return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
+
+
+def _recalibrated(curves: Sequence[Curve]) -> bool:
+    return any(point.recalibrated for curve in curves for point in curve.points)
+
+
+def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: Dash) -> None:  # noqa: ANN401  (see above)
     known = sorted(pairs, key=lambda pair: pair[0])
     xs = [x for x, _ in known]
     panel.plot(xs, [s.mean for _, s in known], color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
@@ -108,11 +153,9 @@ def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style:
 
 
 def _legend(methods: Sequence[str], curves: Sequence[Curve]) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=_COLOURS[index % len(_COLOURS)], linewidth=2.5, label=method)
-        for index, method in enumerate(methods)
-    ]
-    if any(point.recalibrated for curve in curves for point in curve.points):
+    looks = [(method, *_look(index)) for index, method in enumerate(methods)]
+    handles = [Line2D([], [], color=c, linestyle=dash, linewidth=2.5, label=name) for name, c, dash in looks]
+    if len(methods) <= len(_COLOURS) and _recalibrated(curves):
         handles.append(Line2D([], [], color="#333333", linestyle="-", label="raw cut"))
         handles.append(Line2D([], [], color="#333333", linestyle="--", label="BatchNorm recalibrated"))
     return handles

@@ -15,8 +15,9 @@ from pliant.structure.channels import ChannelGroup, Member, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
 from pliant.structure.group import Group
 from pliant.structure.norms import Example
+from pliant.structure.patterns import check_ignore
 from pliant.structure.radius import initial_norm
-from pliant.structure.rules import Slot, check_ignore
+from pliant.structure.rules import Slot
 from pliant.structure.treatment import Constraint
 
 _LOG = logging.getLogger(__name__)

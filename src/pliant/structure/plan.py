@@ -100,7 +100,7 @@ class Plan:
             return Plan(_coupled(slots, found, kind, norms, rest))
         if layers is not Layers.AUTO:
             raise ValueError(f"layers=... is for coupled=True, found {layers}; use ignore=... to leave layers out")
-        modules = ignored(filter_layers(model), ignore)
+        modules = ignored(model, filter_layers(model), ignore)
         if norms is None:
             own = choice(modules, kind, NORMS_FOR_FILTERS, rest)
             return Plan(assign(slots, lambda slot: rest if _mixes_channels(slot.module) else own(slot)))
@@ -136,7 +136,7 @@ class Plan:
         Raises:
             ValueError: if nothing is left to constrain.
         """
-        layers = ignored(matrix_layers(model), ignore)
+        layers = ignored(model, matrix_layers(model), ignore)
         return _preset(slots_of(model), layers, Constraint(TopK(k), Singular, radius), norms, rest)
 
     @staticmethod
@@ -164,7 +164,7 @@ class Plan:
         Raises:
             ValueError: if nothing is left to constrain.
         """
-        layers = ignored(matrix_layers(model, last=True), ignore)
+        layers = ignored(model, matrix_layers(model, last=True), ignore)
         return _preset(slots_of(model), layers, Constraint(TopK(k), radius=radius), norms, rest)
 
     @staticmethod

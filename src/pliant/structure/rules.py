@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pliant.structure.matricise import is_convolution, is_layer, is_linear
+from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 from pliant.structure.treatment import Treatment
 
 
@@ -95,24 +96,15 @@ def matrix_layers(model: nn.Module, *, last: bool = False) -> dict[str, nn.Modul
     return layers if last or not linear else {name: layer for name, layer in layers.items() if name != linear[-1]}
 
 
-def check_ignore(ignore: Sequence[str]) -> None:
-    """Check patterns at construction.
-
-    Raises:
-        ValueError: if `ignore` is one string, or holds anything else than strings.
-    """
-    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
-        raise ValueError(f"ignore must be a tuple of name patterns such as ('stages.0.*',), found {ignore!r}")
-
-
-def ignored(layers: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, nn.Module]:
-    """Return the layers whose names match no pattern and whose weight is trainable.
+def ignored(model: nn.Module, layers: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the layers of a model whose names match no pattern and whose weight is trainable.
 
     Raises:
         ValueError: if none is left, a weight is no parameter but computed from others, or patterns are one string.
     """
     check_ignore(patterns)
-    left = {name: layer for name, layer in layers.items() if not any(fnmatchcase(name, p) for p in patterns)}
+    warn_of_unmatched(model, patterns)
+    left = {name: layer for name, layer in layers.items() if ignored_by(patterns, name, f"{name}.weight") is None}
     computed = [name for name, layer in left.items() if _is_computed(layer)]
     if computed:
         raise ValueError(

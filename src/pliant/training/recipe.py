@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
 from pliant.training.methods import BCDMethod, Method
-from pliant.training.recipe_file import dump, from_mapping, read_mapping
+from pliant.training.presets import with_preset
+from pliant.training.recipe_file import dump, from_mapping, overridden, read_mapping
 from pliant.training.recipe_section import Section, Share
 from pliant.training.recipe_sweep import ProbeSection, SweepSection
 from pliant.training.tuning.section import TuneSection
@@ -96,17 +97,22 @@ class Recipe(Section):
         return self
 
     @classmethod
-    def from_yaml(cls, path: str | Path, overrides: list[str] | None = None) -> Self:
+    def from_yaml(
+        cls, path: str | Path | None, overrides: list[str] | None = None, *, preset: str | None = None
+    ) -> Self:
         """Read a recipe file.
 
         Args:
-            path: a YAML file.
+            path: a YAML file; None, with a preset: the preset alone, cnn-4 on digits.
             overrides: "a.b=c" each, applied in this order; values are read as YAML.
+            preset: "filters", "low-rank" or "both": the method of a recipe that says none.
 
         Raises:
             RecipeError: the file, an override or a value is not what a recipe can hold; the message names each field.
         """
-        return from_mapping(cls, read_mapping(Path(path), overrides or [], cls), source=str(path))
+        data = {} if path is None else read_mapping(Path(path))
+        data = data if preset is None else with_preset(preset, data)
+        return from_mapping(cls, overridden(data, overrides or [], cls), source=str(path or f"preset {preset}"))
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML text that `from_yaml` reads back to an equal recipe."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,13 +38,11 @@ def dump(data: Mapping[str, Any]) -> str:
     return text
 
 
-def read_mapping(path: Path, overrides: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
-    """Read a recipe file and apply the overrides.
-
-    An override of a part that the file leaves out changes the default of that part.
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a recipe file.
 
     Raises:
-        RecipeError: no such file, not YAML, not a mapping, or an override that does not fit.
+        RecipeError: no such file, not YAML, or not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,9 +51,21 @@ def read_mapping(path: Path, overrides: Iterable[str], model: type[BaseModel]) -
     data = parse(text, str(path))
     if not isinstance(data, dict):
         raise RecipeError(f"{path} must hold a mapping (name: ..., method: ...), found {type(data).__name__}")
-    for override in overrides:
-        _apply(data, override, _written_out(model, data))
     return data
+
+
+def overridden(data: Mapping[str, Any], overrides: Iterable[str], model: type[BaseModel]) -> dict[str, Any]:
+    """Return the data of a recipe with overrides applied.
+
+    An override of a part that the data leaves out changes the default of that part.
+
+    Raises:
+        RecipeError: an override does not fit.
+    """
+    changed = copy.deepcopy(dict(data))
+    for override in overrides:
+        _apply(changed, override, _written_out(model, changed))
+    return changed
 
 
 def _written_out(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:

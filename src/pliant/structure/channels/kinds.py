@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from pliant.spec import register
 from pliant.structure.channels.graph import ChannelGroup, Role
+from pliant.structure.patterns import ignored_by, warn_of_unmatched
 
 
 @register
@@ -47,17 +47,13 @@ def choose_groups(model: nn.Module, groups: Sequence[ChannelGroup], *, kind: Lay
         kind: the kinds of layers to cut.
         ignore: patterns of names of layers or tensors that stay whole; those that only read the channels do not count.
     """
+    warn_of_unmatched(model, ignore)
     kinds = [_kind_of(model, group) for group in groups]
     asked = _asked(kind, set(kinds))
     reasons = [_unwanted(group, one, asked, ignore) for group, one in zip(groups, kinds, strict=True)]
     pairs = list(zip(groups, reasons, strict=True))
     aside = [(group, reason) for group, reason in pairs if reason is not None]
     return Choice(asked, [group for group, reason in pairs if reason is None], aside)
-
-
-def matches(name: str, patterns: Sequence[str]) -> str | None:
-    """Return the first of the patterns that a name matches."""
-    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
 def _kind_of(model: nn.Module, group: ChannelGroup) -> Layers | None:
@@ -82,10 +78,9 @@ def _unwanted(group: ChannelGroup, kind: Layers | None, kinds: set[Layers | None
     for member in group.members:
         if member.role is Role.INPUT:
             continue
-        for name in (member.layer, member.tensor):
-            pattern = matches(name, ignore)
-            if pattern is not None:
-                return f"{name!r} matches the ignore pattern {pattern!r}"
+        pattern = ignored_by(ignore, member.layer, member.tensor)
+        if pattern is not None:
+            return f"{member.layer!r} matches the ignore pattern {pattern!r}"
     if kind not in kinds:
         return f"{'a table' if kind is None else kind.name.lower()} not among the layers asked for"
     return None

@@ -1,0 +1,69 @@
+import pytest
+from typer.testing import CliRunner
+
+from pliant.cli.main import app
+from pliant.report.rows import SweepRow, read_rows
+from pliant.training.presets import PRESETS
+from pliant.training.recipe import Recipe
+from pliant.training.recipe_file import RecipeError
+
+TINY = ("-o", "model.args={widths: [4, 4, 4, 4]}", "-o", "train={epochs: 1, device: cpu}", "-o", "data.batch_size=64")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pliant(*args, code=0):
+    result = CliRunner().invoke(app, list(args), env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result.output
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_trains_and_sweeps_what_it_was_made_for(preset, folder):
+    pliant("train", "--preset", preset, *TINY, "-o", "seed=3")
+    pliant("sweep", f"runs/{preset}-3", "--fractions", "0.5", "--calibrate", "128")
+    rows = read_rows(folder / "runs" / f"{preset}-3" / "sweep.jsonl", SweepRow)
+    made_for = {"both": ["filters", "low-rank", "both", "unstructured"]}.get(preset, [preset])
+    assert [row.compressor for row in rows] == made_for
+
+
+def test_a_recipe_says_the_data_and_the_model_and_a_preset_the_method(folder):
+    (folder / "mine.yaml").write_text(
+        "name: mine\ndata: {name: digits}\nmodel: {name: lenet-5}\nsweep: {fractions: [0.4]}\n"
+    )
+    recipe = Recipe.from_yaml(folder / "mine.yaml", ["method.k=0.2"], preset="filters")
+    assert (recipe.run_name, recipe.model.name, recipe.sweep.fractions) == ("mine", "lenet-5", [0.4])
+    assert (recipe.method.plan, recipe.method.k, recipe.method.step.total) == ("filters", 0.2, 4.5)
+    assert Recipe.from_yaml(None, preset="filters").method == recipe.method.model_copy(update={"k": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "filtres"), "must be one of filters, low-rank, both, found 'filtres'"),
+        (("own.yaml", "--preset", "filters"), "the recipe has a method of its own"),
+        ((), "give a recipe file, or --preset with one of filters, low-rank, both"),
+        ((".", "--resume", "--preset", "filters"), "has its method: leave --preset out"),
+        ((".",), "is a folder: give a recipe file"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, folder):
+    (folder / "own.yaml").write_text("name: own\nmethod: {type: sgd}\n")
+    assert message in " ".join(pliant("train", *arguments, code=2).split())
+
+
+def test_a_recipe_without_a_method_still_needs_one_of_the_two(folder):
+    (folder / "none.yaml").write_text("name: none\n")
+    with pytest.raises(RecipeError, match="method: is missing"):
+        Recipe.from_yaml(folder / "none.yaml")
+
+
+def test_presets_are_listed():
+    text = pliant("list")
+    for name, line in PRESETS.items():
+        assert f"{name}" in text
+        assert line in text
