@@ -22,6 +22,7 @@ from pliant.methods.penalties import (
     penalised,
     penalised_groups,
 )
+from pliant.methods.random_cut import RandomCut
 from pliant.methods.spectral_decay import SpectralDecay
 from pliant.methods.targets import Stack, Target, filter_targets, matrix_targets, stacks
 from pliant.methods.trained_rank import TrainedRank
@@ -46,6 +47,7 @@ __all__ = [
     "NuclearNorm",
     "Operator",
     "Penalised",
+    "RandomCut",
     "SpectralDecay",
     "Stack",
     "Step",

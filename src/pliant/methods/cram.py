@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.compress.atoms import check_fraction
+from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
-from pliant.methods.outer import Outer
+from pliant.methods.outer import Outer, kept_aside
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,7 @@ class Cramming:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fractions, tuple) or not self.fractions:
-            raise ValueError(f"fractions must be a tuple of at least one fraction, found {self.fractions!r}")
-        for fraction in self.fractions:
-            check_fraction(fraction)
+        check_fractions(self.fractions)
         if not 0.0 <= self.ascent < math.inf:
             raise ValueError(f"ascent must be at least 0 and finite, found {self.ascent!r}")
         if not 0.0 <= self.share <= 1.0:
@@ -52,8 +48,7 @@ class Cramming:
 
     def fraction(self, step: int) -> float:
         """Return the fraction of a step: it depends on nothing but the seed and the step's number."""
-        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        return self.fractions[int(torch.randint(len(self.fractions), (), generator=draws))]
+        return drawn(self.fractions, self.seed, step)
 
 
 class CrAM(Outer):
@@ -123,7 +118,7 @@ class CrAM(Outer):
 
     def _compressed(self, dense: Sequence[tuple[Tensor, Tensor]], closure: Callable[[], float]) -> list[Tensor | None]:
         """Return the gradients of the kept atoms at the compressed weights."""
-        with _kept_aside(self.model, [p for p, _ in dense]):
+        with kept_aside(self.model, [p for p, _ in dense]):
             factor = self._factor([grad for _, grad in dense])
             for p, grad in dense:
                 p.add_(grad * factor)
@@ -159,15 +154,3 @@ class CrAM(Outer):
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "cram"})
         self.taken = state_dict["cram"]["taken"]
         self.share()
-
-
-@contextmanager
-def _kept_aside(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
-    """Put all parameters and buffers back to the bit, whatever happens to them, without moving any tensor."""
-    tensors = list({id(t): t for t in (*params, *model.parameters(), *model.buffers())}.values())
-    before = [t.detach().clone() for t in tensors]
-    try:
-        yield
-    finally:
-        for tensor, old in zip(tensors, before, strict=True):
-            tensor.copy_(old)

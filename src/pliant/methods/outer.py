@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -37,3 +40,15 @@ class Outer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         self.inner.add_param_group(param_group)
+
+
+@contextmanager
+def kept_aside(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
+    """Put all parameters and buffers back to the bit, whatever happens to them, without moving any tensor."""
+    tensors = list({id(t): t for t in (*params, *model.parameters(), *model.buffers())}.values())
+    before = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.copy_(old)

@@ -16,6 +16,7 @@ from pliant.training.methods.global_momentum import GlobalMomentumMethod
 from pliant.training.methods.lorita import LoRITaMethod
 from pliant.training.methods.penalised import PenalisedMethod
 from pliant.training.methods.proximal import ProximalMethod
+from pliant.training.methods.random_cut import RandomCutMethod
 from pliant.training.methods.section import MethodSection, OptimizerSection
 from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
@@ -33,6 +34,7 @@ AnyMethod = (
     | DynamicRankMethod
     | GlobalMomentumMethod
     | LoRITaMethod
+    | RandomCutMethod
     | SpectralDecayMethod
     | TrainedRankMethod
     | BCDMethod
@@ -58,6 +60,7 @@ __all__ = [
     "OptimizerSection",
     "PenalisedMethod",
     "ProximalMethod",
+    "RandomCutMethod",
     "SFWMethod",
     "SGDMethod",
     "SpectralDecayMethod",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pliant.methods.outer import Outer
 from pliant.optim import SFW, Shrinkage
 from pliant.training import schedules
 
@@ -63,11 +64,13 @@ class Method:
 
     def shrinkage(self) -> float | None:
         """Return the sum of the step sizes so far, or None where nothing is constrained; waits for the device."""
-        return self.optimizer.total_shrinkage() if isinstance(self.optimizer, SFW) else None
+        sfw = _sfw_in(self.optimizer)
+        return None if sfw is None else sfw.total_shrinkage()
 
     def kept(self) -> float | None:
         """Return the share of the initial weights that is left, or None; waits for the device."""
-        return self.optimizer.kept_share() if isinstance(self.optimizer, SFW) else None
+        sfw = _sfw_in(self.optimizer)
+        return None if sfw is None else sfw.kept_share()
 
     def penalty(self) -> float | None:
         """Return the value of the regulariser, or None where there is none; waits for the device."""
@@ -99,3 +102,9 @@ def scheduled(
 
 def _has_profile(group: dict[str, Any]) -> bool:
     return group.get("region") is not None and isinstance(group["step_rule"], Shrinkage)
+
+
+def _sfw_in(optimizer: Optimizer) -> SFW | None:
+    while isinstance(optimizer, Outer):
+        optimizer = optimizer.inner
+    return optimizer if isinstance(optimizer, SFW) else None

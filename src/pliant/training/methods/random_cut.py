@@ -1,0 +1,43 @@
+"""Gradients at random cuts around SGD or SFW, with any compressor of the sweep section."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal, final
+
+from pydantic import Field
+
+from pliant.methods.claim import Claim
+from pliant.methods.operators import operator_of
+from pliant.methods.random_cut import RandomCut
+from pliant.training.compressors import build_compressor
+from pliant.training.methods.built import Method
+from pliant.training.methods.section import OptimizerSection, Scene
+from pliant.training.methods.sfw import SFWMethod
+from pliant.training.methods.sgd import SGDMethod
+from pliant.training.recipe_section import Share
+from pliant.training.recipe_sweep import CompressorSpec
+
+
+@final
+class RandomCutMethod(OptimizerSection):
+    """Another method whose gradients are those of the model cut at a random fraction; one evaluation a step.
+
+    `fractions`: one of them is drawn in every step; 0.0 is the whole model. `inner`: the method that takes the steps.
+    """
+
+    type: Literal["random-cut"]
+    inner: Annotated[SGDMethod | SFWMethod, Field(discriminator="type")]
+    compressor: CompressorSpec
+    fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
+
+    def claim(self) -> Claim:
+        """Any ratio."""
+        return Claim.ANY_RATIO
+
+    def build(self, scene: Scene) -> Method:
+        """Build the inner method, and random cuts around its optimizer."""
+        method = self.inner.build(scene)
+        operator = operator_of(build_compressor(self.compressor), scene.model, scene.example)
+        optimizer = RandomCut(method.optimizer, method.model, operator, tuple(self.fractions), seed=scene.seed)
+        return replace(method, optimizer=optimizer)

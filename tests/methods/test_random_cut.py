@@ -1,0 +1,200 @@
+"""RandomCut: its laws, its slow twin, and what it leaves alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from pliant.compress import FilterPruning, LowRank, PerLayer, UnstructuredPruning
+from pliant.methods import RandomCut, operator_of
+from pliant.optim import SFW
+from pliant.structure import Plan
+from pliant.testing import OPTIMIZER_LAWS, check_optimizer
+from pliant.testing.optimizers import finite, habits
+from pliant.testing.optimizers.case import small_model
+
+CUTS = [FilterPruning(), LowRank(), UnstructuredPruning()]
+EXAMPLE = torch.zeros(2, 1, 6, 6)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
+
+
+def batches(count):
+    draws = torch.Generator().manual_seed(1)
+    images = [torch.randn(16, 1, 6, 6, generator=draws) for _ in range(count)]
+    return [(x, torch.randint(4, (16,), generator=draws)) for x in images]
+
+
+def sgd(model):
+    return SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+
+
+def sfw(model):
+    return SFW(Plan.for_filters(model, k=0.3, example=EXAMPLE).param_groups(), lr=0.05, momentum=0.9)
+
+
+def around(model, compressor, *fractions, seed=0, inner=sgd):
+    return RandomCut(inner(model), model, operator_of(compressor, model, EXAMPLE), fractions, seed=seed)
+
+
+def learn(model, optimizer, data):
+    for x, y in data:
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss.item()
+
+        optimizer.step(closure)
+    return model
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("inner", [sgd, sfw])
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_at_fraction_zero_it_is_the_inner_optimizer_to_the_bit(compressor, inner):
+    model, plain = net(), net()
+    learn(model, around(model, compressor, 0.0, inner=inner), batches(4))
+    assert same(model, learn(plain, inner(plain), batches(4)))
+
+
+@pytest.mark.parametrize("inner", [sgd, sfw])
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_it_is_the_slow_twin(compressor, inner):
+    data = batches(4)
+    model, twin = net(), net()
+    optimizer = around(model, compressor, 0.0, 0.3, 0.6, seed=5, inner=inner)
+    fractions = []
+    compress = optimizer.operator.compress
+    object.__setattr__(optimizer.operator, "compress", lambda f: (fractions.append(f), compress(f))[1])
+    stepper = inner(twin)
+    for x, y in data:
+        before = len(fractions)
+        learn(model, optimizer, [(x, y)])
+        fraction = fractions[-1] if len(fractions) > before else 0.0
+        copied = copy.deepcopy(twin)
+        gates = operator_of(compressor, copied, EXAMPLE).compress(fraction) if fraction else {}
+        cut = (
+            twin
+            if not fraction
+            else compressor.truncate(copy.deepcopy(twin), compressor.select(twin, fraction, example=EXAMPLE)).train()
+        )
+        grads = torch.autograd.grad(F.cross_entropy(cut(x), y), list(cut.parameters()))
+        for p, owner, grad in zip(twin.parameters(), copied.parameters(), grads, strict=True):
+            p.grad = gates[owner](grad) if owner in gates else grad
+        stepper.step()
+    assert fractions
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_see_the_whole_model_alone():
+    model = net()
+    optimizer = around(model, FilterPruning(), 0.5)
+    learn(model, optimizer, batches(2))
+    assert int(model[1].num_batches_tracked) == 0
+    learn(model, around(model, FilterPruning(), 0.0), batches(2))
+    assert int(model[1].num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_a_resumed_run_is_the_uninterrupted_one(compressor):
+    data = batches(6)
+    whole, model, resumed = net(), net(), net()
+    learn(whole, around(whole, compressor, 0.0, 0.3, 0.6, seed=3), data)
+    optimizer = around(model, compressor, 0.0, 0.3, 0.6, seed=3)
+    learn(model, optimizer, data[:3])
+    resumed.load_state_dict(model.state_dict())
+    again = around(resumed, compressor, 0.0, 0.3, 0.6, seed=3)
+    again.load_state_dict(optimizer.state_dict())
+    assert same(whole, learn(resumed, again, data[3:]))
+
+
+class Fed(RandomCut):
+    """Takes a step from the gradients that are there, at any weights."""
+
+    def step(self, closure=None):
+        if closure is not None:
+            return super().step(closure)
+        given = [(p, p.grad) for group in self.param_groups for p in group["params"]]
+
+        def again():
+            for p, grad in given:
+                p.grad = grad
+            return 0.0
+
+        super().step(again)
+        return None
+
+
+def test_it_obeys_the_laws_of_optimizers():
+    def make(model):
+        # Under a global scope the weights of one layer decide about those of another.
+        operator = operator_of(UnstructuredPruning(scope=PerLayer()), model, torch.zeros(2, 2, 3, 3))
+        return Fed(SGD(model.named_parameters(), lr=0.1, momentum=0.9), model, operator, (0.2, 0.5, 0.8), seed=1)
+
+    left_out = {
+        finite.nonfinite_gradients_touch_nothing,  # as torch's SGD
+        habits.added_groups_are_alone,  # they are of another model, which the operator does not compress
+    }
+    check_optimizer(make, small_model, laws=[law for law in OPTIMIZER_LAWS if law not in left_out])
+
+
+@pytest.mark.parametrize("inner", [sgd, sfw])
+def test_one_checkpoint_bears_every_cut_better_than_one_trained_without(inner):
+    torch.manual_seed(0)
+    centres = torch.randn(4, 1, 6, 6)
+    y = torch.arange(256) % 4
+    x = centres[y] + 0.7 * torch.randn(256, 1, 6, 6)
+
+    def losses(*fractions):
+        model = net()
+        learn(model, around(model, FilterPruning(), *fractions, inner=inner), [(x, y)] * 80)
+        cuts = [FilterPruning().select(model, fraction, example=EXAMPLE) for fraction in (0.4, 0.7)]
+        return [F.cross_entropy(FilterPruning().truncate(model, cut).train()(x), y).item() for cut in cuts]
+
+    assert all(a < 0.7 * b for a, b in zip(losses(0.0, 0.4, 0.7), losses(0.0), strict=True))
+
+
+def test_a_failing_pass_leaves_the_weights_as_they_were():
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = around(model, FilterPruning(), 0.5)
+
+    def failing():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        optimizer.step(failing)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert optimizer.taken == 0
+
+
+def test_what_cannot_be_is_refused():
+    model = net()
+    with pytest.raises(ValueError, match="cuts the model before its gradient is taken"):
+        around(model, LowRank(), 0.5).step()
+    with pytest.raises(ValueError, match="at least one fraction"):
+        around(model, LowRank())
+    with pytest.raises(ValueError, match="0 <= fraction < 1"):
+        around(model, LowRank(), 1.0)
+    with pytest.raises(ValueError, match="must be that of a RandomCut, found one with state, param_groups"):
+        around(model, LowRank(), 0.5).load_state_dict(sgd(model).state_dict())
