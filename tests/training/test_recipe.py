@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from pliant.training.presets import PRESETS
 from pliant.training.recipe import Recipe
 from pliant.training.recipe_file import RecipeError
 
@@ -185,3 +188,24 @@ def test_rules_survive_the_run_folder(tmp_path):
     recipe = Recipe.from_yaml(path)
     path.write_text(recipe.to_yaml())
     assert Recipe.from_yaml(path) == recipe
+
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not path.stem.startswith("tuning"))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: str(file.relative_to(ROOT / "recipes")))
+def test_every_committed_recipe_is_valid_alone_or_with_every_preset(file):
+    if "method:" in file.read_text():
+        assert Recipe.from_yaml(file).run_name
+    else:
+        assert {Recipe.from_yaml(file, preset=preset).method.type for preset in PRESETS}
+
+
+def test_committed_recipes_have_names_of_their_own():
+    names = [Recipe.from_yaml(file, preset=_preset_for(file)).run_name for file in COMMITTED]
+    assert sorted(set(names)) == sorted(names)
+
+
+def _preset_for(file):
+    return None if "method:" in file.read_text() else "filters"
