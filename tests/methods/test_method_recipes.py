@@ -32,8 +32,11 @@ METHODS = {
     "{type: cram, compressor: filters, fractions: [0.0, 0.5], lr: 0.1}": (Claim.ANY_RATIO, 2),
     "{type: cram, compressor: {type: low-rank, rule: energy}, normalised: true}": (Claim.ANY_RATIO, 2),
     "{type: cram, compressor: unstructured, fractions: [0.5], share: 1.0, lr: 0.2}": (Claim.ANY_RATIO, 2),
-    "{type: random-cut, compressor: filters, fractions: [0.0, 0.5], inner: {type: sgd, lr: 0.2}}": (Claim.ANY_RATIO, 1),
-    "{type: random-cut, compressor: low-rank, inner: {type: sfw, plan: low-rank, step: {type: gradient}}}": (
+    "{type: random-cut, compressors: [filters], fractions: [0.0, 0.5], inner: {type: sgd, lr: 0.2}}": (
+        Claim.ANY_RATIO,
+        1,
+    ),
+    "{type: random-cut, compressors: [low-rank, unstructured], inner: {type: sfw, plan: low-rank}}": (
         Claim.ANY_RATIO,
         1,
     ),
@@ -64,7 +67,7 @@ FAST = (
     "{type: spectral",
     "{type: cram, compressor: filters",
     "{type: lorita",
-    "{type: random-cut, compressor: filters",
+    "{type: random-cut, compressors: [filters]",
     "{type: dual-averaging, filters: {weight: 0.001}, st",
 )
 TRIED = [pytest.param(m, marks=() if m.startswith(FAST) else pytest.mark.slow) for m in METHODS]
@@ -100,7 +103,7 @@ def test_recipes_survive_their_own_yaml(tmp_path):
     [
         ("{type: spectral-decay}", "spectral_decay"),
         ("{type: cram, compressor: filters, fractions: [1.0]}", "fractions"),
-        ("{type: random-cut, compressor: filters, inner: {type: cram}}", "must be one of sgd, sfw"),
+        ("{type: random-cut, compressors: [filters], inner: {type: cram}}", "must be one of sgd, sfw"),
         ("{type: dual-averaging}", "at least one of filters, inputs and nuclear"),
         ("{type: lorita, depth: 1}", "depth"),
         ("{type: trained-rank, energy: 0.0}", "energy"),

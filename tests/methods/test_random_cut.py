@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from pliant.compress import FilterPruning, LowRank, PerLayer, UnstructuredPruning
-from pliant.methods import RandomCut, operator_of
+from pliant.methods import Operator, RandomCut, operator_of
 from pliant.optim import SFW
 from pliant.structure import Plan
 from pliant.testing import OPTIMIZER_LAWS, check_optimizer
@@ -48,7 +48,7 @@ def sfw(model):
 
 
 def around(model, compressor, *fractions, seed=0, inner=sgd):
-    return RandomCut(inner(model), model, operator_of(compressor, model, EXAMPLE), fractions, seed=seed)
+    return RandomCut(inner(model), model, [operator_of(compressor, model, EXAMPLE)], fractions, seed=seed)
 
 
 def learn(model, optimizer, data):
@@ -83,8 +83,9 @@ def test_it_is_the_slow_twin(compressor, inner):
     model, twin = net(), net()
     optimizer = around(model, compressor, 0.0, 0.3, 0.6, seed=5, inner=inner)
     fractions = []
-    compress = optimizer.operator.compress
-    object.__setattr__(optimizer.operator, "compress", lambda f: (fractions.append(f), compress(f))[1])
+    (operator,) = optimizer.operators
+    compress = operator.compress
+    object.__setattr__(operator, "compress", lambda f: (fractions.append(f), compress(f))[1])
     stepper = inner(twin)
     for x, y in data:
         before = len(fractions)
@@ -104,6 +105,23 @@ def test_it_is_the_slow_twin(compressor, inner):
     assert fractions
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_operator_and_every_fraction_is_drawn_equally_often():
+    class Counted(Operator):
+        def __init__(self):
+            self.fractions = []
+
+        def compress(self, fraction):
+            self.fractions.append(fraction)
+            return {}
+
+    model, operators = nn.Linear(2, 2), [Counted(), Counted()]
+    optimizer = RandomCut(SGD(model.parameters(), lr=0.1), model, operators, (0.0, 0.3, 0.6), seed=2)
+    learn(model, optimizer, [(torch.ones(1, 2), torch.zeros(1, dtype=torch.long))] * 600)
+    for operator in operators:
+        assert all(70 < operator.fractions.count(fraction) < 130 for fraction in (0.3, 0.6))
+        assert 0.0 not in operator.fractions
 
 
 def test_running_statistics_see_the_whole_model_alone():
@@ -149,7 +167,7 @@ def test_it_obeys_the_laws_of_optimizers():
     def make(model):
         # Under a global scope the weights of one layer decide about those of another.
         operator = operator_of(UnstructuredPruning(scope=PerLayer()), model, torch.zeros(2, 2, 3, 3))
-        return Fed(SGD(model.named_parameters(), lr=0.1, momentum=0.9), model, operator, (0.2, 0.5, 0.8), seed=1)
+        return Fed(SGD(model.named_parameters(), lr=0.1, momentum=0.9), model, [operator], (0.2, 0.5, 0.8), seed=1)
 
     left_out = {
         finite.nonfinite_gradients_touch_nothing,  # as torch's SGD
@@ -192,6 +210,8 @@ def test_what_cannot_be_is_refused():
     model = net()
     with pytest.raises(ValueError, match="cuts the model before its gradient is taken"):
         around(model, LowRank(), 0.5).step()
+    with pytest.raises(ValueError, match="operators must be at least one"):
+        RandomCut(sgd(model), model, [], (0.5,))
     with pytest.raises(ValueError, match="at least one fraction"):
         around(model, LowRank())
     with pytest.raises(ValueError, match="0 <= fraction < 1"):

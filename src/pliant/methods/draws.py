@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from pliant.compress.atoms import check_fraction
+
+T = TypeVar("T")
 
 
 def check_fractions(fractions: object) -> None:
@@ -21,7 +24,7 @@ def check_fractions(fractions: object) -> None:
         check_fraction(fraction)
 
 
-def drawn(fractions: Sequence[float], seed: int, step: int) -> float:
-    """Return the fraction of a step, each with the same probability: it depends on nothing but seed and step."""
+def drawn(choices: Sequence[T], seed: int, step: int) -> T:
+    """Return the choice of a step, each with the same probability: it depends on nothing but seed and step."""
     draws = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    return fractions[int(torch.randint(len(fractions), (), generator=draws))]
+    return choices[int(torch.randint(len(choices), (), generator=draws))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from pliant.methods.outer import Outer, kept_aside
 class RandomCut(Outer):
     """Any optimizer, given in every step the gradient of the model cut at a random fraction; one evaluation a step.
 
-    With the compression C of the step's fraction,
+    With the compression C of the step,
 
         g  =  what belongs to the kept atoms of the gradient at C(w)
         w  <- inner step from w with g
@@ -33,29 +34,40 @@ class RandomCut(Outer):
     Args:
         inner: any optimizer over the model's parameters that takes its step from the gradients that are there.
         model: the model that the closure evaluates.
-        operator: the compression, `operator_of(compressor, model, example)`.
-        fractions: of the atoms that are removed; one of them is drawn in every step, each with the same probability.
+        operators: the compressions, `operator_of(compressor, model, example)`; several make one checkpoint for several
+            kinds of cuts.
+        fractions: of the atoms that are removed; an operator and a fraction are drawn in every step, each with the same
+            probability.
         seed: of the draws.
 
     Raises:
-        ValueError: if fractions are none, or one is not in [0, 1).
+        ValueError: if there is no operator or no fraction, or a fraction is not in [0, 1).
 
     Reference: nested dropout (Rippel, Gelbart, Adams 2014) and ordered dropout in FjORD (Horvath et al. 2021) drop the
     last units of a fixed order; here the order is the compressor's.
     """
 
-    parts: ClassVar = ("inner", "model", "operator", "fractions", "seed", "taken")
+    parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "taken")
     model: nn.Module
-    operator: Operator
+    operators: tuple[Operator, ...]
     fractions: tuple[float, ...]
     seed: int
     taken: int
 
     def __init__(
-        self, inner: Optimizer, model: nn.Module, operator: Operator, fractions: tuple[float, ...], *, seed: int = 0
+        self,
+        inner: Optimizer,
+        model: nn.Module,
+        operators: Sequence[Operator],
+        fractions: tuple[float, ...],
+        *,
+        seed: int = 0,
     ) -> None:
         check_fractions(fractions)
-        super().__init__(inner=inner, model=model, operator=operator, fractions=fractions, seed=seed, taken=0)
+        if not operators:
+            raise ValueError("operators must be at least one, found none")
+        parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed, "taken": 0}
+        super().__init__(inner=inner, model=model, **parts)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
@@ -75,9 +87,9 @@ class RandomCut(Outer):
                 "RandomCut cuts the model before its gradient is taken: call step(closure) with a closure that clears "
                 "the gradients, evaluates the model, calls backward and returns the loss"
             )
-        fraction = drawn(self.fractions, self.seed, self.taken)
+        operator, fraction = drawn(list(product(self.operators, self.fractions)), self.seed, self.taken)
         with kept_aside(self.model, self._params()) if fraction else nullcontext():
-            gates = self.operator.compress(fraction) if fraction else {}
+            gates = operator.compress(fraction) if fraction else {}
             with torch.enable_grad():
                 loss = closure()
         found = [(p, p.grad) for p in self._params() if p.grad is not None]

@@ -23,12 +23,13 @@ from pliant.training.recipe_sweep import CompressorSpec
 class RandomCutMethod(OptimizerSection):
     """Another method whose gradients are those of the model cut at a random fraction; one evaluation a step.
 
-    `fractions`: one of them is drawn in every step; 0.0 is the whole model. `inner`: the method that takes the steps.
+    One of `compressors` and one of `fractions` are drawn in every step; 0.0 is the whole model. `inner` is the method
+    that takes the steps.
     """
 
     type: Literal["random-cut"]
     inner: Annotated[SGDMethod | SFWMethod, Field(discriminator="type")]
-    compressor: CompressorSpec
+    compressors: Annotated[list[CompressorSpec], Field(min_length=1)]
     fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
 
     def claim(self) -> Claim:
@@ -38,6 +39,7 @@ class RandomCutMethod(OptimizerSection):
     def build(self, scene: Scene) -> Method:
         """Build the inner method, and random cuts around its optimizer."""
         method = self.inner.build(scene)
-        operator = operator_of(build_compressor(self.compressor), scene.model, scene.example)
-        optimizer = RandomCut(method.optimizer, method.model, operator, tuple(self.fractions), seed=scene.seed)
+        compressors = map(build_compressor, self.compressors)
+        operators = [operator_of(compressor, scene.model, scene.example) for compressor in compressors]
+        optimizer = RandomCut(method.optimizer, method.model, operators, tuple(self.fractions), seed=scene.seed)
         return replace(method, optimizer=optimizer)
