@@ -80,6 +80,16 @@ def local_grad(x: Tensor) -> Tensor | None:
     return grad.to_local()
 
 
+def whole_grad(x: Tensor) -> Tensor | None:
+    """Return all of a gradient. Collective where it is sharded."""
+    return None if x.grad is None else whole(x.grad)
+
+
+def put_grad(x: Tensor, full: Tensor) -> None:
+    """Set the gradient of a tensor to a value that all processes have."""
+    x.grad = sharded_like(part_of(full, x), x) if is_sharded(x) else full
+
+
 def groups_between(x: DTensor) -> list[ProcessGroup]:
     """Return the process groups over which a tensor is cut; over the others of its mesh it is repeated."""
     mesh = x.device_mesh

@@ -2,6 +2,9 @@
 
 import io
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -39,6 +42,35 @@ def on_ranks(world, work, *args, timeout=90):
                 process.kill()
             for process in processes:
                 process.join(10)
+
+
+def launched(folder, arguments, timeout=290):
+    """Return what became of a Python command that starts processes of its own; of these none is left behind."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with subprocess.Popen(  # noqa: S603  (our own command)
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher and all that it launched
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def message_of(error, action):
+    """Return what an error of this kind says, or None if there is none."""
+    try:
+        action()
+    except error as found:
+        return str(found)
+    return None
 
 
 def _collect(ends, deadline):

@@ -1,6 +1,8 @@
 """Small trainings, each of which runs alike in one process and in several."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -11,9 +13,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from pliant.optim import SFW, GradientScaled
-from pliant.regions import Ball, Coupled, Filters, TopK
+from pliant.regions import Ball, Coupled, Entries, Filters, TopK
 from pliant.sharding import part_of, sharded_like, whole
-from pliant.structure import Free, Joined, Plan, Rule
+from pliant.structure import Constraint, Free, InitScaled, Joined, Plan, Rule
 
 BATCH = 16
 EXAMPLE = torch.zeros(1, 3, 6, 6, dtype=torch.float64)
@@ -40,17 +42,35 @@ def batch(step, dtype=torch.float64):
     return x.to(dtype), torch.randint(5, (BATCH,), generator=draws)
 
 
+POLYTOPE = [
+    Rule(Constraint(TopK(0.1, math.inf), Filters, InitScaled(3.0)), modules=(nn.Conv2d,), local="weight"),
+    Rule(Constraint(TopK(0.1, math.inf), Entries, InitScaled(3.0)), local="weight"),
+    Rule(Free(lr=0.1, momentum=0.9)),
+]
 PLANS = {
     "filters": lambda model: Plan.for_filters(model, k=0.3),
     "joined": lambda model: Plan.for_filters(model, k=0.3, norms=Joined(), example=EXAMPLE.to(_dtype(model))),
     "entries": lambda model: Plan.for_unstructured(model, k=0.3),
     "rank": lambda model: Plan.for_low_rank(model, k=0.3),
+    "polytope": lambda model: Plan.from_rules(model, POLYTOPE),
     "free": lambda model: Plan.from_rules(model, [Rule(Free(lr=0.1, momentum=0.9, weight_decay=1e-3))]),
 }
 
 
 def _dtype(model):
     return next(model.parameters()).dtype
+
+
+SHARDED = {"fsdp", "hsdp"}
+
+
+def spread(kind, model):
+    """Shard a model, or leave it whole; return what is called in training."""
+    if kind in SHARDED:
+        mesh = None if kind == "fsdp" else init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+        for layer in (model[0], model[3], model):
+            fully_shard(layer, mesh=mesh or init_device_mesh("cpu", (dist.get_world_size(),)))
+    return DistributedDataParallel(model) if kind == "ddp" else model
 
 
 @dataclass
@@ -70,14 +90,9 @@ def scene(kind, plan, *, dtype=torch.float64, **options):
     """Return a training: of "one" process, or of several with "ddp", "fsdp" or "hsdp"."""
     model = net(dtype)
     made = PLANS[plan](model)
-    called = model
-    if kind in {"fsdp", "hsdp"}:
-        mesh = None if kind == "fsdp" else init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
-        for layer in (model[0], model[3], model):
-            fully_shard(layer, mesh=mesh or init_device_mesh("cpu", (dist.get_world_size(),)))
+    called = spread(kind, model)
+    if kind in SHARDED:
         made = Plan.from_json(model, made.to_json())
-    elif kind == "ddp":
-        called = DistributedDataParallel(model)
     made.make_feasible()
     optimizer = SFW(made, **({"lr": 0.1, "step_rule": GradientScaled()} | options))
     return Scene(called, model, optimizer)
@@ -90,11 +105,15 @@ def share(x):
 
 def train(scene, steps, start=0):
     for step in range(start, start + steps):
-        x, y = (share(part) for part in batch(step, _dtype(scene.inner)))
-        scene.optimizer.zero_grad()
-        nn.functional.cross_entropy(scene.model(x), y).backward()
-        scene.optimizer.step()
+        scene.optimizer.step(partial(evaluated, scene, *(share(part) for part in batch(step, _dtype(scene.inner)))))
     return scene
+
+
+def evaluated(scene, x, y):
+    scene.optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(scene.model(x), y)
+    loss.backward()
+    return loss
 
 
 def weights_after(kind, plan, steps, options):

@@ -7,21 +7,13 @@ import pytest
 import scenes
 import torch
 import torch.distributed as dist
-from process_ranks import on_ranks
+from process_ranks import message_of, on_ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 from pliant.optim import SFW, NonFinite, NonFiniteGradientError, RankMismatchError, check_ranks
 from pliant.regions import l2_ball
 from pliant.sharding import is_sharded, local, whole
 from pliant.structure import Plan
-
-
-def message_of(error, action):
-    try:
-        action()
-    except error as found:
-        return str(found)
-    return None
 
 
 def two_plans(kind):

@@ -2,9 +2,11 @@
 
 import copy
 import os
+import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,23 @@ def test_torchrun_starts_a_world_and_a_failing_rank_ends_it(tmp_path, fail):
     assert "rank 1 of 2 sum 2" in result.stdout
     assert "ZeroDivisionError" in result.stderr or not fail
     assert time.monotonic() - started < 200
+
+
+def test_a_rank_whose_launcher_is_gone_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr("pliant.distributed.launch.MEETING", timedelta(seconds=1))
+    for name, value in (COMPLETE | {"MASTER_PORT": str(_unused_port())}).items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"(?i)timed? ?out|connect"), joined():
+        pass
+    assert time.monotonic() - started < 60
+    assert not dist.is_initialized()
+
+
+def _unused_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
 
 
 def test_a_process_group_of_the_callers_is_used_and_left(tmp_path):

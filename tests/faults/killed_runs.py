@@ -67,6 +67,11 @@ def go_on(folder):
         train(recipe(), folder)
 
 
+def is_finished(folder):
+    """Tell whether a run says that it is finished."""
+    return folder.info.exists() and folder.read_info().status == "finished"
+
+
 def end_of(child):
     """Wait for a process; return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -124,6 +129,8 @@ class Victims:
 
     def kill_once(self, folder):
         """Let a run go on for a random time and kill it; return whether it was still alive."""
+        if is_finished(folder):  # killed between its last word and its end
+            return False
         child = start(folder)
         time.sleep(self.random.uniform(0, self.duration))
         os.kill(child, signal.SIGKILL)
@@ -135,8 +142,7 @@ class Victims:
 
     def finish(self, folder):
         """Go on with a run to its end and compare it with the one that was left alone."""
-        unfinished = not folder.info.exists() or folder.read_info().status != "finished"
-        if unfinished:
+        if not is_finished(folder):
             self.resumed += 1
             if end_of(start(folder)) != 0:
                 raise RuntimeError(f"{folder.path} could not be resumed")

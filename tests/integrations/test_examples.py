@@ -1,7 +1,11 @@
 """The examples run, train, and end with cuts that are worth having."""
 
 import math
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +37,22 @@ def test_a_language_model_learns_and_is_cut():
     check_curve(rows)
     assert rows[0].raw < math.log(128) - 0.5  # well below guessing
     assert rows[1].raw < math.log(128) - 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_that_accelerate_launches_train_one_model(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    result = subprocess.run(  # noqa: S603  (our own example)
+        [*command, "--main_process_port", "0", str(EXAMPLES / "with_accelerate.py")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert result.returncode == 0, result.stderr
+    lines = re.findall(r"(\d+)% of the rank removed: ([\d.]+)%, ([\d,]+) MACs", result.stdout)
+    assert len(lines) == 8  # four cuts of each process
+    assert len(set(lines)) == 4  # and they have the same model
+    assert float(lines[0][1]) > 80

@@ -99,12 +99,28 @@ def test_gpt2_with_linear_layers_computes_the_same_and_can_be_cut_by_heads_and_r
     assert rank.report.after.macs < rank.report.before.macs
 
 
-def test_bert_is_trained_under_groups_of_heads_and_rank_then_cut_and_exported(tmp_path):
+def bert():
     from transformers import BertConfig, BertModel  # noqa: PLC0415
 
-    torch.manual_seed(0)
     sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
-    model = _Hidden(BertModel(BertConfig(**sizes, intermediate_size=24), add_pooling_layer=False))
+    return BertModel(BertConfig(**sizes, intermediate_size=24), add_pooling_layer=False)
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2Model  # noqa: PLC0415
+
+    from pliant.integrations.transformers import linear_projections  # noqa: PLC0415
+
+    sizes = {"vocab_size": 32, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 4}
+    model = GPT2Model(GPT2Config(**sizes, use_cache=False, bos_token_id=0, eos_token_id=0))
+    linear_projections(model)
+    return model
+
+
+@pytest.mark.parametrize("make", [bert, gpt2])
+def test_transformers_are_trained_under_groups_of_heads_and_rank_then_cut_and_exported(make, tmp_path):
+    torch.manual_seed(0)
+    model = _Hidden(make())
     ids = torch.randint(32, (2, 8))
     heads = pliant.Plan.for_filters(model, k=0.5, coupled=True, example=ids)
     rank = pliant.Plan.for_low_rank(model, k=0.25)
@@ -123,12 +139,12 @@ def test_bert_is_trained_under_groups_of_heads_and_rank_then_cut_and_exported(tm
 
 
 class _Hidden(nn.Module):
-    def __init__(self, bert):
+    def __init__(self, inner):
         super().__init__()
-        self.bert = bert
+        self.inner = inner
 
     def forward(self, ids):
-        return self.bert(input_ids=ids).last_hidden_state
+        return self.inner(input_ids=ids).last_hidden_state
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pliant.distributed.world import World
 
 _LOG = logging.getLogger(__name__)
 PATIENCE = timedelta(minutes=30)  # ranks wait for each other while one evaluates or writes
+MEETING = timedelta(minutes=5)  # at the start, for a launcher that may be dead
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -89,12 +90,21 @@ def joined(device: torch.device | None = None, *, patience: timedelta = PATIENCE
     cuda = device is not None and device.type == "cuda"
     if cuda:
         torch.cuda.set_device(launch.local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=patience)
+    _meet("cpu:gloo,cuda:nccl" if cuda else "gloo", patience)
     _LOG.info("rank %d of %d joined", launch.rank, launch.size)
     try:
         yield World.current(launch.local_rank)
     finally:
         dist.destroy_process_group()
+
+
+def _meet(backend: str, patience: timedelta) -> None:
+    """Join the process group that the environment speaks of; only the meeting itself is short of patience."""
+    from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415  (not in every build of torch)
+
+    store, rank, size = next(rendezvous("env://", timeout=min(MEETING, patience)))
+    store.set_timeout(patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
 
 def _number(name: str, text: str) -> int:

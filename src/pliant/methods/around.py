@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pliant.methods.outer import Outer
+from pliant.optim.agreement import agree_if_sharded, settings_of
 
 
 class Moved(Protocol):
@@ -42,8 +44,16 @@ class Step:
     memory: dict[str, Any]
 
     def moving(self, targets: Iterable[M]) -> Iterator[M]:
-        """Yield the targets whose parameter has a gradient; all others must be left alone."""
-        return (target for target in targets if target.parameter.grad is not None)
+        """Yield the targets whose parameter has a gradient; all others must be left alone.
+
+        Raises:
+            ValueError: a parameter that is trained is not the optimizer's.
+        """
+        for target in targets:
+            if target.parameter.requires_grad:
+                self._of(target.parameter)
+            if target.parameter.grad is not None:
+                yield target
 
     def option(self, parameter: Tensor, name: str) -> Any:  # noqa: ANN401  (whatever the group holds)
         """Return an option, such as "momentum", of the parameter's group.
@@ -51,12 +61,15 @@ class Step:
         Raises:
             ValueError: the parameter is not the optimizer's.
         """
+        return self._of(parameter)[name]
+
+    def _of(self, parameter: Tensor) -> Mapping[str, Any]:
         if id(parameter) not in self.groups:
             raise ValueError(
                 f"a map names a parameter of shape {tuple(parameter.shape)} that is in no group of the optimizer; "
-                "give both the parameters of one model"
+                "give both the parameters of one model, after fully_shard where that is used"
             )
-        return self.groups[id(parameter)][name]
+        return self.groups[id(parameter)]
 
     def lr(self, parameter: Tensor) -> float | Tensor:
         """Return the learning rate of a parameter as it is now: a number, or a tensor of shape () on its device."""
@@ -107,6 +120,8 @@ class Around(Outer):
             raise TypeError(f"maps must be StepMap objects, found {wrong[0]!r}")
         super().__init__(inner=inner, maps=tuple(maps), taken=0, memory=[{} for _ in maps])
 
+    _agreed = False  # that all processes have the same groups and maps
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -123,6 +138,7 @@ class Around(Outer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._agreed = self._agreed or agree_if_sharded(self)
         steps = self._steps()
         for each, step in zip(self.maps, steps, strict=False):
             each.before(step)
@@ -131,6 +147,10 @@ class Around(Outer):
             each.after(step)
         self.taken += bool(steps)
         return loss
+
+    def settings(self) -> list[str]:
+        """Return what the maps do, which must be alike on all processes."""
+        return [*map(_spelled, self.maps), *settings_of(self.inner)]
 
     def _steps(self) -> list[Step]:
         """Return the step as every map sees it, or nothing if no parameter has a gradient."""
@@ -157,3 +177,10 @@ class Around(Outer):
         self.taken = own["taken"]
         self.memory = copy.deepcopy(own["memory"])
         self.share()
+
+
+def _spelled(each: StepMap) -> str:
+    """Return a map's name and numbers."""
+    fields: Sequence[dataclasses.Field[Any]] = dataclasses.fields(each) if dataclasses.is_dataclass(each) else ()
+    plain = {f.name: value for f in fields if isinstance(value := getattr(each, f.name), int | float | str)}
+    return f"{type(each).__name__}({', '.join(f'{name}={value!r}' for name, value in plain.items())})"

@@ -123,7 +123,7 @@ class Conditioned(StepMap):
                 columns = _columns(each, target, target.matrices())
                 grad = _columns(each, target, target.matrices(target.parameter.grad))
                 inside = scale * (grad - columns @ (columns.mT @ grad))
-                target.parameter.grad = target.shaped(_columns(each, target, inside)).to(target.parameter)
+                target.write_grad(target.shaped(_columns(each, target, inside)).to(target.parameter.dtype))
 
     def after(self, step: Step) -> None:
         for each in self.cores:

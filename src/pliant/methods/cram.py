@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
-from pliant.methods.outer import Outer, kept_aside
+from pliant.methods.outer import Outer, kept_aside, refuse_sharded
+from pliant.optim.agreement import settings_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class CrAM(Outer):
         operator: the compression, `operator_of(compressor, model, example)`.
         cramming: how strong.
 
+    Raises:
+        ValueError: if parameters of the model are sharded.
+
     Reference: Peste, Vladu, Kurtic, Lampert, Alistarh, "CrAM: A Compression-Aware Minimizer" (2023).
     """
 
@@ -85,6 +89,7 @@ class CrAM(Outer):
     taken: int
 
     def __init__(self, inner: Optimizer, model: nn.Module, operator: Operator, cramming: Cramming) -> None:
+        refuse_sharded(model)
         super().__init__(inner=inner, model=model, operator=operator, cramming=cramming, taken=0)
 
     @torch.no_grad()
@@ -115,6 +120,10 @@ class CrAM(Outer):
         for p, grad in dense:
             p.grad = grad
         return loss
+
+    def settings(self) -> list[str]:
+        """Return what is compressed how, which must be alike on all processes."""
+        return [repr(self.cramming), *settings_of(self.inner)]
 
     def _compressed(self, dense: Sequence[tuple[Tensor, Tensor]], closure: Callable[[], float]) -> list[Tensor | None]:
         """Return the gradients of the kept atoms at the compressed weights."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from pliant.methods.around import Step, StepMap
 from pliant.methods.targets import Target
 from pliant.regions.gauges import TopK
+from pliant.sharding import whole, whole_grad
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,18 @@ class GlobalSparseMomentum(StepMap):
         TopK(self.active)
 
     def before(self, step: Step) -> None:
-        params = [target.parameter for target in step.moving(self.targets)]
-        grads = [cast("Tensor", p.grad) for p in params]
-        if not params:
+        moving = list(step.moving(self.targets))
+        if not moving:
             return
-        scores = torch.cat([(p.detach() * grad).abs().flatten() for p, grad in zip(params, grads, strict=True)])
+        grads = [cast("Tensor", whole_grad(target.parameter)) for target in moving]
+        weights = [whole(target.parameter).detach() for target in moving]
+        scores = torch.cat([(w * grad).abs().flatten() for w, grad in zip(weights, grads, strict=True)])
         # By index and never by threshold: ties must not select more.
         chosen = scores.topk(int(TopK(self.active).at(len(scores)).k), sorted=False).indices
         masks = torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, chosen, value=True)
-        parts = masks.split([p.numel() for p in params])
-        for p, grad, part in zip(params, grads, parts, strict=True):
-            p.grad = torch.where(part.view(p.shape), grad, 0.0)
+        parts = masks.split([grad.numel() for grad in grads])
+        for target, grad, part in zip(moving, grads, parts, strict=True):
+            target.write_grad(torch.where(part.view(grad.shape), grad, 0.0))
 
     def after(self, step: Step) -> None:
         pass

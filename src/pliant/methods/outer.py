@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.sharding import is_sharded
+
 
 class Outer(Optimizer):
     """An optimizer around an inner one, whose parameter groups and state are its own.
@@ -40,6 +42,20 @@ class Outer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         self.inner.add_param_group(param_group)
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse a model that compressors cannot see the whole of.
+
+    Raises:
+        ValueError: if a parameter of the model is sharded.
+    """
+    sharded = [name for name, p in model.named_parameters() if is_sharded(p)]
+    if sharded:
+        raise ValueError(
+            f"the weights of the whole model are compressed in every step, but {sharded[0]} is sharded; train it with "
+            "replicated weights (DistributedDataParallel)"
+        )
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from pliant.methods.around import Step, StepMap
 from pliant.methods.targets import Target, filter_targets, matrix_targets
 from pliant.regions import Filters, Penalty, Singular, SparseGroupLasso, TopK
+from pliant.sharding import put_grad, whole, whole_grad
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -185,16 +186,16 @@ class Subgradient(StepMap):
     def before(self, step: Step) -> None:
         """Add the subgradients."""
         for weight in step.moving(self.weights):
-            here = weight.parameter.detach().clone().requires_grad_()
+            here = whole(weight.parameter).detach().clone().requires_grad_()
             with torch.enable_grad():
                 value = torch.stack([penalty.value(here) for penalty in weight.penalties]).sum()
             (slope,) = torch.autograd.grad(value, here)
-            weight.parameter.grad = slope if weight.parameter.grad is None else weight.parameter.grad.add_(slope)
+            put_grad(weight.parameter, cast("Tensor", whole_grad(weight.parameter)).add_(slope))
 
     def after(self, step: Step) -> None:
         """Do nothing."""
 
     def penalty(self) -> Tensor:
         """Return the regulariser at the weights of now."""
-        values = [penalty.value(w.parameter.detach()) for w in self.weights for penalty in w.penalties]
+        values = [penalty.value(whole(w.parameter).detach()) for w in self.weights for penalty in w.penalties]
         return sum((value.to(values[0].device) for value in values[1:]), values[0])

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
-from pliant.methods.outer import Outer, kept_aside
+from pliant.methods.outer import Outer, kept_aside, refuse_sharded
+from pliant.optim.agreement import settings_of
 
 
 class RandomCut(Outer):
@@ -41,7 +42,8 @@ class RandomCut(Outer):
         seed: of the draws.
 
     Raises:
-        ValueError: if there is no operator or no fraction, or a fraction is not in [0, 1).
+        ValueError: if there is no operator or no fraction, a fraction is not in [0, 1), or parameters of the model
+            are sharded.
 
     Reference: nested dropout (Rippel, Gelbart, Adams 2014) and ordered dropout in FjORD (Horvath et al. 2021) drop the
     last units of a fixed order; here the order is the compressor's.
@@ -63,6 +65,7 @@ class RandomCut(Outer):
         *,
         seed: int = 0,
     ) -> None:
+        refuse_sharded(model)
         check_fractions(fractions)
         if not operators:
             raise ValueError("operators must be at least one, found none")
@@ -103,6 +106,10 @@ class RandomCut(Outer):
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+    def settings(self) -> list[str]:
+        """Return what is cut how, which must be alike on all processes."""
+        return [f"RandomCut(fractions={self.fractions}, seed={self.seed})", *settings_of(self.inner)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state and the number of steps."""

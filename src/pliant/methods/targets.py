@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pliant.sharding import put, put_grad, whole
 from pliant.structure.matricise import axes_of
 from pliant.structure.rules import filter_layers, ignored, matrix_layers
 
@@ -33,8 +34,11 @@ class Target:
     axes: Axes
 
     def matrices(self, like: Tensor | None = None) -> Tensor:
-        """Return (groups, rows, cols) of the weight, or of a tensor of its shape such as its gradient; detached."""
-        return self.axes.to_matrices((self.parameter if like is None else like).detach())
+        """Return (groups, rows, cols) of the weight, or of a tensor of its shape such as its gradient; detached.
+
+        Of sharded tensors the whole, on every process. Collective then.
+        """
+        return self.axes.to_matrices(whole(self.parameter if like is None else like).detach())
 
     def shaped(self, matrices: Tensor) -> Tensor:
         """Return matrices (groups, rows, cols) in the shape of the weight."""
@@ -42,8 +46,12 @@ class Target:
 
     @torch.no_grad()
     def write(self, matrices: Tensor) -> None:
-        """Set the weight to matrices (groups, rows, cols), in place."""
-        self.parameter.copy_(self.shaped(matrices))
+        """Set the weight to matrices (groups, rows, cols), in place; where it is sharded, this process's part."""
+        put(self.parameter, self.shaped(matrices))
+
+    def write_grad(self, grad: Tensor) -> None:
+        """Set the gradient to a tensor of the weight's shape and dtype; where it is sharded, this process's part."""
+        put_grad(self.parameter, grad)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pliant.methods.around import Step, StepMap
 from pliant.methods.targets import Stack, Target, stacks
 from pliant.regions.scaling import upcast
 from pliant.regions.svd import leading_triplets
+from pliant.sharding import whole_grad
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class TrainedRank(StepMap):
             factors = found.left * (found.values > 0).to(found.values.dtype).unsqueeze(-2) @ found.right
             parts = factors.split([member.axes.groups for member in stack.members])
             for member, part in zip(stack.members, parts, strict=True):
-                grad = cast("Tensor", member.parameter.grad)
-                member.parameter.grad = torch.add(grad, member.shaped(part).to(grad), alpha=self.nuclear)
+                grad = cast("Tensor", whole_grad(member.parameter))
+                member.write_grad(torch.add(grad, member.shaped(part).to(grad), alpha=self.nuclear))
 
     def after(self, step: Step) -> None:
         if not self._due(step):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -23,14 +23,28 @@ class RankMismatchError(ValueError):
     """Processes that must take the same steps would take different ones; raised on all of them."""
 
 
+@runtime_checkable
+class Described(Protocol):
+    """An optimizer that does more than its groups say."""
+
+    def settings(self) -> list[str]:
+        """Return all of that which must be alike on all processes, a line for each part."""
+
+
+def settings_of(optimizer: Optimizer) -> list[str]:
+    """Return what an optimizer does beyond its groups; of most nothing."""
+    return optimizer.settings() if isinstance(optimizer, Described) else []
+
+
 def check_ranks(optimizer: Optimizer, group: dist.ProcessGroup | None = None, *, weights: bool = False) -> None:
     """Check that all processes have the same groups: parameters, shapes, regions, step rules, rates. Collective.
 
     Call it once before training with replicated weights (`DistributedDataParallel`), after the last change of the
-    groups, on every process. With sharded weights `SFW` does so by itself. Without a process group it does nothing.
+    groups, on every process. With sharded weights the first step does so by itself. Without a process group it does
+    nothing.
 
     Args:
-        optimizer: an `SFW`.
+        optimizer: any of this package.
         group: the processes; None: all.
         weights: whether replicated weights and their gradients' presence must agree as well, to the bit. Reads all.
 
@@ -38,7 +52,7 @@ def check_ranks(optimizer: Optimizer, group: dist.ProcessGroup | None = None, *,
         RankMismatchError: on every process, naming the ranks and what they have that rank 0 has not.
     """
     if dist.is_available() and dist.is_initialized():
-        agree(describe(optimizer.param_groups, weights=weights), group)
+        agree([*describe(optimizer.param_groups, weights=weights), *settings_of(optimizer)], group)
 
 
 def describe(groups: Sequence[dict[str, Any]], *, weights: bool = False) -> list[str]:
@@ -85,6 +99,24 @@ def agree_over(tensors: Sequence[Tensor], lines: Sequence[str]) -> None:
         return
     for group in mesh.get_all_groups():
         agree(lines, group)
+
+
+def agree_if_sharded(optimizer: Optimizer) -> bool:
+    """Check that all processes have the same groups, where the parameters of an optimizer are sharded. Collective.
+
+    Args:
+        optimizer: whose first step is due.
+
+    Returns:
+        True: it need not be asked again.
+
+    Raises:
+        RankMismatchError: on every process.
+    """
+    spread = [p for group in optimizer.param_groups for p in group["params"] if is_sharded(p)]
+    if spread:
+        agree_over(spread, [*describe(optimizer.param_groups), *settings_of(optimizer)])
+    return True
 
 
 def _describe(group: dict[str, Any], *, weights: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
@@ -12,9 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from pliant.optim.adaptive import Adaptive
+from pliant.optim.agreement import agree_if_sharded
+from pliant.optim.change import change_wholes
 from pliant.optim.group import names
 from pliant.optim.precision import HALF
 from pliant.optim.proximal import Regulariser
+from pliant.sharding import is_sharded, local, local_grad
 from pliant.spec import from_spec, to_spec
 
 
@@ -84,6 +87,8 @@ class DualAveraging(Optimizer):
             self.param_groups.pop()
             raise
 
+    _agreed = False  # that all processes have the same groups
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -100,10 +105,12 @@ class DualAveraging(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._agreed = self._agreed or agree_if_sharded(self)
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    _move(p, p.grad, self.state[p], group)
+            moving = [p for p in group["params"] if p.grad is not None]
+            for p in moving:
+                _sum_up(p, self.state[p], group)
+            _move(moving, [self.state[p] for p in moving], group)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,22 +132,44 @@ class DualAveraging(Optimizer):
 
 
 _OBJECTS = ("penalties", "adaptive")
+_SUMS = ("anchor", "total", "squares")  # tensors of the state, laid out as the weight is
 
 
-def _move(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _sum_up(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Add a gradient to the sums; of sharded weights every process adds its part."""
     if not state or (group["restart_every"] and state["stage"] >= group["restart_every"]):
         _start_stage(p, state, group)
     state["step"] += 1
     state["stage"] += 1
-    lr = group["lr"].to(p).reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+    grad, here = cast("Tensor", local_grad(p)), local(p)
+    lr = group["lr"].to(here).reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
     rate = lr * math.sqrt(state["stage"])
-    direction = grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else grad
+    direction = grad.add(here, alpha=group["weight_decay"]) if group["weight_decay"] else grad
     state["weight"] = state["weight"] + rate
-    state["total"] += rate * direction
+    local(state["total"]).add_(rate * direction)
     if group["adaptive"] is not None:
-        state["squares"] += rate * direction.square()
+        local(state["squares"]).add_(rate * direction.square())
+
+
+def _move(params: Sequence[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any]) -> None:
+    """Set weights to those after the step, which depend on the whole of each."""
+    if not any(map(is_sharded, params)):
+        for p, state in zip(params, states, strict=True):
+            p.copy_(_moved(p, state, group))
+        return
+    keys = [[key for key in _SUMS if key in state] for state in states]
+
+    def work(n: int, tensors: list[Tensor]) -> list[Tensor]:
+        return [_moved(tensors[0], states[n] | dict(zip(keys[n], tensors[1:], strict=True)), group)]
+
+    seen = [[state[key] for key in own] for state, own in zip(states, keys, strict=True)]
+    change_wholes([[p] for p in params], work, seen=seen)
+
+
+def _moved(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Return W_t."""
     found = _proximal_point(p, state, group)
-    p.copy_(_settled(torch.lerp(found, p, _momentum(state["step"], group)), found))
+    return _settled(torch.lerp(found, p, _momentum(state["step"], group)), found)
 
 
 def _start_stage(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

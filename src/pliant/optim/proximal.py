@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.optimizer import ParamsT
 
+from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
 from pliant.optim.group import names
 from pliant.regions.region import X, tensors
@@ -99,6 +100,8 @@ class ProximalSGD(SGD):
             raise
         group["penalties"] = tuple(group["penalties"])
 
+    _agreed = False  # that all processes have the same groups
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -111,6 +114,7 @@ class ProximalSGD(SGD):
         Args:
             closure: re-evaluates the model and returns the loss, as for every torch optimizer.
         """
+        self._agreed = self._agreed or agree_if_sharded(self)
         loss = super().step(closure)
         for group in self.param_groups:
             if group["penalties"] and group["prox_every"] is not None:

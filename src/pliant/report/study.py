@@ -101,10 +101,7 @@ def study(records: Sequence[Record]) -> list[Entry]:
 
 
 def _identity(recipe: Recipe) -> str:
-    data = recipe.model_dump(exclude={"name": True, "seed": True, "sweep": True, "tune": True, "data": {"root"}})
-    for name in ("threads", "device"):
-        del data["train"][name]
-    return json.dumps(data, sort_keys=True)
+    return json.dumps(recipe.anywhere().model_dump(exclude={"name", "seed", "sweep", "tune"}), sort_keys=True)
 
 
 def _label(group: Sequence[Record]) -> str:

@@ -118,6 +118,12 @@ class Recipe(Section):
         """Return the recipe as YAML text that `from_yaml` reads back to an equal recipe."""
         return dump(self.model_dump(exclude_none=True))
 
+    def anywhere(self) -> Self:
+        """Return the recipe without what is a matter of the machine: where the data is, device and threads."""
+        data = self.data.model_copy(update={"root": None})
+        train = self.train.model_copy(update={"device": "auto", "threads": None})
+        return self.model_copy(update={"data": data, "train": train})
+
     @property
     def run_name(self) -> str:
         """The folder of the run inside the folder of runs: the name, with the seed where it asks for it."""

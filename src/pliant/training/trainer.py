@@ -15,6 +15,7 @@ from safetensors.torch import save_model
 
 from pliant import atomic
 from pliant.metrics import relative_distance
+from pliant.optim.agreement import agree
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
 from pliant.training.build import Data, build_model, judge, load_data, set_up
 from pliant.training.checkpoint import (
@@ -59,7 +60,13 @@ class Trainer:
 
     @classmethod
     def build(cls, recipe: Recipe, folder: RunFolder, watch: Watch | None, world: World) -> Trainer:
-        """Build all that a recipe names; the folder is not touched."""
+        """Build all that a recipe names; the folder is not touched. Collective.
+
+        Raises:
+            RankMismatchError: on every process, where they have different recipes.
+        """
+        if not world.alone:
+            agree(recipe.anywhere().to_yaml().splitlines())
         device = world.device(set_up(recipe))
         data = load_data(recipe, device)
         random.seed(recipe.seed)  # torch's own seed is set where the model is built
