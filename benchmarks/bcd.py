@@ -33,7 +33,6 @@ class Workload:
         inputs: shape of one sample.
         widths: of the linear layers' outputs.
         filters: of a first convolution, 3x3 with stride 2; 0 for none.
-        divisor: of all widths and of the samples, in quick runs.
     """
 
     name: str
@@ -164,6 +163,10 @@ def _cholesky_solve(right: Shape, factor: Shape, *_: Any, **__: Any) -> int:  # 
     return 2 * factor[-1] ** 2 * right[-1]
 
 
+def _triangular(matrix: Shape, right: Shape, *_: Any, **__: Any) -> int:  # noqa: ANN401
+    return matrix[-1] * right[-2] * right[-1]
+
+
 def _inverse(matrix: Shape, *_: Any, **__: Any) -> int:  # noqa: ANN401
     return 2 * matrix[-1] ** 3
 
@@ -172,6 +175,7 @@ _COUNTED: dict[Any, Any] = {
     torch.ops.aten.addmm_: _add_product,
     torch.ops.aten.linalg_cholesky_ex: _cholesky,
     torch.ops.aten.cholesky_solve: _cholesky_solve,
+    torch.ops.aten.linalg_solve_triangular: _triangular,
     torch.ops.aten.linalg_inv_ex: _inverse,
 }
 

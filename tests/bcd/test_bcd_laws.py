@@ -83,7 +83,7 @@ def test_activations_minimise_their_block(name):
     for index in range(len(NETS[name].stages) - 1):
         goal = activation_goal(bcd.problem, samples, index)
         with torch.no_grad():
-            new = activation_step(bcd.problem, samples, index, goal)
+            new = activation_step(bcd.problem, samples, index, goal).v
         cost = lambda v, i=index: float(full(bcd, with_block(samples, "activations", i + 1, v)))  # noqa: E731
         assert_minimises(cost, new, samples.activations[index + 1])
 
@@ -97,7 +97,7 @@ def test_any_number_of_conjugate_steps_descends_by_the_quadratic_of_the_move(nam
     old = samples.activations[1]
     goal = activation_goal(bcd.problem, samples, 0)
     with torch.no_grad():
-        new = activation_step(bcd.problem, samples, 0, goal)
+        new = activation_step(bcd.problem, samples, 0, goal).v
     before, after = full(bcd, samples), full(bcd, with_block(samples, "activations", 1, new))
     assert float(after + 0.5 * PENALTIES["gamma"] * (new - old).square().sum()) < float(before)
 
@@ -286,6 +286,54 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     second.load_state_dict(saved["bcd"], x, y)
     assert second.done == 3
     second.fit(x, y, sweeps=7)
+    for one, other in zip(blocks_of(second), blocks_of(whole), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["linear inside", "residual", "images"])
+def test_what_a_sweep_leaves_to_the_next_is_what_the_layers_give(name):
+    bcd, _, _ = moved(name)
+    known = bcd.state_dict()["reached"]
+    assert known
+    for index, block in enumerate(bcd.problem.chain.blocks):
+        if block.name in known:
+            with torch.no_grad():
+                expected = block.operator.apply(bcd.samples.activations[index], block.weight, block.bias)
+            torch.testing.assert_close(known[block.name][0], expected, rtol=1e-10, atol=1e-12)
+
+
+def changed_weights(bcd, x, y):  # noqa: ARG001  (as the other)
+    with torch.no_grad():
+        for parameter in bcd.model.parameters():
+            parameter.mul_(1.5)
+
+
+def changed_activations(bcd, x, y):  # noqa: ARG001  (as the other)
+    bcd.synchronise()
+
+
+@pytest.mark.parametrize("change", [changed_weights, changed_activations, lambda bcd, x, y: bcd.refit(x, y)])
+@pytest.mark.parametrize("name", ["linear inside", "residual"])
+def test_what_a_sweep_leaves_is_not_used_where_something_else_has_changed(name, change):
+    one, x, y = moved(name)
+    change(one, x, y)
+    twin = copy.deepcopy(one)
+    twin._known.reached.clear()
+    one.sweep(x, y)
+    twin.sweep(twin.samples.activations[0], y)
+    for mine, other in zip(blocks_of(one), blocks_of(twin), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_resumed_run_has_what_the_sweep_before_left(tmp_path):
+    whole, x, y = moved("residual")
+    torch.save({"model": whole.model.state_dict(), "bcd": whole.state_dict()}, tmp_path / "run.pt")
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    second, x, y = descent("residual")
+    second.model.load_state_dict(saved["model"])
+    second.load_state_dict(saved["bcd"], x, y)
+    whole.sweep(whole.samples.activations[0], y)
+    second.sweep(x, y)
     for one, other in zip(blocks_of(second), blocks_of(whole), strict=True):
         assert torch.equal(one, other)
 

@@ -1,6 +1,8 @@
 """The benchmark's literal formulas are the same method: only what a sweep costs differs."""
 
 import sys
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -44,11 +46,51 @@ def test_the_published_formulas_are_these_sweeps(workload):
     assert literal.accuracy() == pytest.approx(bcd.accuracy(x, y))
 
 
-@pytest.mark.parametrize("workload", WORKLOADS[:2], ids=lambda workload: workload.name)
+def as_published(workload):
+    """The flops of a published sweep, term by term: samples as columns, inverses, two passes of evaluation."""
+    n, inputs, total = workload.samples, prod(workload.inputs), 0
+    if workload.filters:
+        places = n * prod((size - 3) // 2 + 1 for size in workload.inputs[1:])
+        p, q = 9 * workload.inputs[0], workload.filters
+        total += weights(places, p, q) + 6 * places * p * q
+        inputs = places // n * q
+    for p, q in pairwise((inputs, *workload.widths)):
+        total += weights(n, p, q) + 6 * n * p * q  # W V for U, and in both passes of evaluation
+        if workload.filters or p != inputs:
+            total += 2 * p * p * q + 2 * p**3 + 2 * n * p * q + 2 * n * p * p  # the activations that it reads
+    return total
+
+
+def weights(n, p, q):
+    return 2 * n * p * p + 2 * n * p * q + 2 * p**3 + 2 * p * p * q
+
+
+PUBLISHED = {"MNIST convolution": 1.92e12, "HAR, four hidden layers": 0.357e12, "HAR, five hidden layers": 0.385e12}
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_the_literal_sweep_costs_what_is_known_of_the_published_one(workload):
+    assert as_published(workload) == pytest.approx(PUBLISHED.get(workload.name, 6.7e9), rel=0.01)
+    small = workload.smaller(24)
+    literal, *_ = both(small)
+    assert count(literal.sweep) == pytest.approx(as_published(small), rel=1e-12)
+
+
+# With four and five hidden layers of equal width there is no half: see the page on performance.
+SHARES = {"MNIST convolution": 0.5, "HAR, four hidden layers": 0.65, "HAR, five hidden layers": 0.65}
+
+
+@pytest.mark.parametrize("workload", WORKLOADS[:3], ids=lambda workload: workload.name)
 def test_a_sweep_costs_fewer_flops_than_the_published_one(workload):
-    literal, bcd, x, y = both(workload.smaller(24))
+    literal, bcd, x, y = both(workload.smaller(8))
     bcd.sweep(x, y)
-    assert count(lambda: bcd.sweep(x, y)) < 0.75 * count(literal.sweep)
+    assert count(lambda: bcd.sweep(x, y)) < SHARES[workload.name] * count(literal.sweep)
+
+
+def test_a_sweep_of_the_published_pruning_problem_costs_half_the_flops():
+    literal, bcd, x, y = both(WORKLOADS[3])
+    bcd.sweep(x, y)
+    assert count(lambda: bcd.sweep(x, y)) < 0.5 * count(literal.sweep)
 
 
 def test_flops_are_counted_by_their_formulas():
@@ -59,6 +101,8 @@ def test_flops_are_counted_by_their_formulas():
     assert count(lambda: torch.linalg.cholesky_ex(eye)) == 6**3 // 3
     assert count(lambda: torch.cholesky_solve(torch.ones(6, 2), eye)) == 2 * 6 * 6 * 2
     assert count(lambda: torch.linalg.inv(eye)) == 2 * 6**3
+    rows = torch.ones(5, 6)
+    assert count(lambda: torch.linalg.solve_triangular(eye, rows, upper=False, left=False)) == 6 * 6 * 5
 
 
 def test_memory_beside_the_blocks_is_that_of_a_chunk():

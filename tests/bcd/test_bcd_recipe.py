@@ -18,7 +18,8 @@ from pliant.cli.main import app
 from pliant.distributed import World
 from pliant.methods import Claim
 from pliant.report.rows import MetricsRow, read_rows
-from pliant.sets import EntryBudget, RankSet, SparseSet, TensorTrainSet
+from pliant.sets import EntryBudget, RankSet, SetError, SparseSet, TensorTrainSet
+from pliant.training import trainer
 from pliant.training.build import judge
 from pliant.training.experiment import load_run, resume, train
 from pliant.training.folder import RunFolder
@@ -240,7 +241,7 @@ def test_what_does_not_go_with_sweeps_is_refused_by_field(override, named):
     ("override", "error", "named"),
     [
         ("model={name: lenet-5}", ChainError, "pool1"),
-        ("method.sets=[{set: {type: rank, rank: 1}}, {layers: head, set: null}]", BCDError, "'head'"),
+        ("method.sets=[{set: {type: rank, rank: 1}}, {layers: head, set: null}]", SetError, "'head'"),
         ("method={type: bcd, sets: [{set: {type: rank, rank: 1}}], refit: 0.1}", BCDError, "classifier: a refit"),
     ],
 )
@@ -253,6 +254,7 @@ def test_what_does_not_fit_the_model_is_refused_before_there_is_a_folder(overrid
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(World, "on_main", lambda _, work: work())  # there is no group to tell
+    monkeypatch.setattr(trainer, "agree", lambda _: None)
     with pytest.raises(BCDError, match="single process"):
         train(tiny(), RunFolder(tmp_path / "run"), world=World(0, 2))
 

@@ -45,6 +45,10 @@ METHODS = {
     "{type: dual-averaging, filters: {weight: 0.001}, adaptive: {epsilon: 0.01}, lr: 0.1}": (Claim.ONE_RATIO, 1),
     "{type: lorita, depth: 3, weight_decay: 0.001}": (Claim.ANY_RATIO, 1),
     "{type: trained-rank, every: 3}": (Claim.ONE_RATIO, 1),
+    "{type: tensor-train, sets: [{layers: classifier}, {set: {type: tensor-train, entries: 0.5}}]}": (
+        Claim.ONE_RATIO,
+        1,
+    ),
     "{type: global-momentum, active: 0.2, momentum: 0.95}": (Claim.ONE_RATIO, 1),
     "{type: conditioned, fraction: 0.5}": (Claim.ONE_RATIO, 1),
     "{type: dynamic-rank, tolerance: 0.2}": (Claim.ONE_RATIO, 1),

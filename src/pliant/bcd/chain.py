@@ -72,4 +72,9 @@ class Chain:
         """
         block = self.blocks[index]
         out = block.operator.apply(activations[index], block.weight if weight is None else weight, block.bias)
-        return out if block.skip is None else out + activations[block.skip + 1]
+        return self.summed(index, out, activations)
+
+    def summed(self, index: int, out: Tensor, activations: Sequence[Tensor]) -> Tensor:
+        """Return W B V_before + b of a block with what is added to it."""
+        skip = self.blocks[index].skip
+        return out if skip is None else out + activations[skip + 1]

@@ -12,7 +12,7 @@ from torch.nn.grad import conv2d_input
 
 from pliant.bcd.conjugate import conjugate_gradients
 from pliant.bcd.maps import FixedMaps
-from pliant.bcd.operator import Goal, Operator
+from pliant.bcd.operator import Goal, Operator, Solved
 
 Pair = tuple[int, int]
 
@@ -72,11 +72,11 @@ class _ConvolutionGoal(Goal):
     rho: float
     weight: float
 
-    def solve(self, a: Tensor, u: Tensor, start: Tensor) -> Tensor:
+    def solve(self, a: Tensor, u: Tensor, start: Tensor) -> Solved:
         module = self.operator.module
         missing = u - self.operator.apply(start, module.weight, module.bias)
         right = self._pull(missing, start) + self.weight * (a - start)
-        return start + conjugate_gradients(self._system, right, self.operator.steps)
+        return Solved(start + conjugate_gradients(self._system, right, self.operator.steps))
 
     def _system(self, v: Tensor) -> Tensor:
         return self._pull(self.operator.apply(v, self.operator.module.weight, None), v) + self.weight * v

@@ -17,6 +17,7 @@ from pliant.bcd.course import Course
 from pliant.bcd.errors import BCDError
 from pliant.bcd.extract import chain_of
 from pliant.bcd.forward import accuracy, allocate, synchronise
+from pliant.bcd.known import Known
 from pliant.bcd.losses import Loss, Squared
 from pliant.bcd.modes import Mode, PenaltyMode
 from pliant.bcd.objective import Objective, objective
@@ -32,7 +33,6 @@ from pliant.sets import Point, WeightSet
 
 _LOG = logging.getLogger(__name__)
 _CONJUGATE_STEPS = 4
-_Residuals = tuple[float | None, float | None]  # the first and the last that were measured
 
 
 @final
@@ -100,8 +100,8 @@ class BlockCoordinateDescent:
         self.points = {index: first_point(chain, index, one) for index, one in self.problem.sets.items()}
         self.done = 0
         self._samples: Samples | None = None
-        self._grams: dict[int, Tensor] = {}
-        self._residuals: _Residuals = (None, None)
+        self._known = Known()
+        self._residuals: saved.Residuals = (None, None)
 
     def start(self, x: Tensor, y: Tensor) -> None:
         """Set the blocks of the samples by a forward pass, and the copies to the projections of the weights.
@@ -117,7 +117,7 @@ class BlockCoordinateDescent:
         check_samples(chain, x, y)
         self._samples = allocate(chain, self.problem.loss, x, y, self.problem.chunk)
         self.points = {index: first_point(chain, index, one) for index, one in self.problem.sets.items()}
-        self._grams, self._residuals, self.done = {}, (None, None), 0
+        self._known, self._residuals, self.done = Known(), (None, None), 0
 
     def sweep(self, x: Tensor, y: Tensor) -> None:
         """Update every block once. The first call starts with these samples; all others must bring the same.
@@ -216,6 +216,7 @@ class BlockCoordinateDescent:
     def synchronise(self) -> None:
         """Set U and V to a forward pass through G; the objective may rise."""
         synchronise(self.problem.chain, self.samples, self._copies(), self.problem.chunk)
+        self._known.reached.clear()
 
     def refit(self, x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> None:
         """Fit the last layer by least squares to the features that a forward pass through G gives.
@@ -249,7 +250,7 @@ class BlockCoordinateDescent:
 
     def state_dict(self) -> saved.State:
         """Return what `load_state_dict` needs besides model and samples: plain data and tensors, not copied."""
-        return saved.save(self.samples, self.copies(), self.done, self._residuals)
+        return saved.save(self.problem.chain, self.samples, self.points, self._known, (self.done, self._residuals))
 
     def load_state_dict(self, state: saved.State, x: Tensor, y: Tensor) -> None:
         """Go on from a saved state, with the model loaded and the same samples.
@@ -258,7 +259,7 @@ class BlockCoordinateDescent:
             BCDError: if it does not fit.
         """
         self.start(x, y)
-        self.points = saved.load(state, self.problem.chain, self.samples, self.points)
+        self.points = saved.load(state, self.problem.chain, self.samples, self.points, self._known)
         self.done, self._residuals = state["done"], state["residuals"]
 
     @property
@@ -280,7 +281,7 @@ class BlockCoordinateDescent:
         return self.samples
 
     def _sweep(self, problem: Problem, samples: Samples) -> None:
-        sweep(problem, samples, self.points, self._grams)
+        sweep(problem, samples, self.points, self._known)
         self.done += 1
 
     def _measure(

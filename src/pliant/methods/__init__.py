@@ -26,6 +26,7 @@ from pliant.methods.random_cut import RandomCut
 from pliant.methods.spectral_decay import SpectralDecay
 from pliant.methods.targets import Stack, Target, filter_targets, matrix_targets, stacks
 from pliant.methods.trained_rank import TrainedRank
+from pliant.methods.trains import Trains
 
 __all__ = [
     "Around",
@@ -56,6 +57,7 @@ __all__ = [
     "Target",
     "Term",
     "TrainedRank",
+    "Trains",
     "cores",
     "filter_targets",
     "matrix_targets",

@@ -13,6 +13,7 @@ from pliant.models.decompose_me import dec3, dec4, dec8
 from pliant.models.lenet import LeNet5, LeNet300100
 from pliant.models.perceptron import Perceptron
 from pliant.models.resnet import resnet18, resnet20, resnet56
+from pliant.models.strided import StridedCNN
 from pliant.models.vgg import VGG16
 from pliant.models.vit import ViT
 from pliant.models.wide_resnet import WideResNet
@@ -25,6 +26,7 @@ NAMES: dict[str, Callable[..., nn.Module]] = {
     "lenet-5": LeNet5,
     "perceptron": Perceptron,
     "cnn-4": CNN4,
+    "cnn-strided": StridedCNN,
     "dec-3": dec3,
     "dec-4": dec4,
     "dec-8": dec8,

@@ -22,6 +22,7 @@ from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
 from pliant.training.methods.spectral_decay import SpectralDecayMethod
 from pliant.training.methods.trained_rank import TrainedRankMethod
+from pliant.training.methods.trains import TrainsMethod
 
 AnyMethod = (
     SGDMethod
@@ -37,6 +38,7 @@ AnyMethod = (
     | RandomCutMethod
     | SpectralDecayMethod
     | TrainedRankMethod
+    | TrainsMethod
     | BCDMethod
 )
 Method = Annotated[AnyMethod, Field(discriminator="type")]
@@ -65,4 +67,5 @@ __all__ = [
     "SGDMethod",
     "SpectralDecayMethod",
     "TrainedRankMethod",
+    "TrainsMethod",
 ]

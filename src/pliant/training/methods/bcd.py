@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, final
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from pliant.bcd import (
     BCDError,
@@ -26,98 +24,15 @@ from pliant.bcd import (
     Squared,
 )
 from pliant.methods.claim import Claim
-from pliant.sets import (
-    EntryBudget,
-    EqualRanks,
-    FilterSparseSet,
-    NMSparseSet,
-    RankSet,
-    SparseSet,
-    TensorTrainSet,
-    WeightSet,
-)
 from pliant.training.methods.section import MethodSection
-from pliant.training.recipe_section import K, Positive, Section
+from pliant.training.methods.weight_sets import Count, LayerSet, chosen
+from pliant.training.recipe_section import Positive, Section
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-Count = Annotated[int, Field(ge=1)]
 LOSSES: dict[str, Loss] = {"squared": Squared(), "hinge": Hinge(), "cross-entropy": CrossEntropy()}
 MODES: dict[str, Mode] = {"penalty": PenaltyMode(), "hard": HardMode()}
-
-
-class _Sparse(Section):
-    """The k largest entries stay."""
-
-    type: Literal["sparse"]
-    k: K
-
-    def build(self) -> WeightSet:
-        return SparseSet(self.k)
-
-
-class _FilterSparse(Section):
-    """The k largest filters stay."""
-
-    type: Literal["filters"]
-    k: K
-
-    def build(self) -> WeightSet:
-        return FilterSparseSet(self.k)
-
-
-class _NMSparse(Section):
-    """n of m entries stay."""
-
-    type: Literal["n-of-m"]
-    n: Count
-    m: Count
-
-    def build(self) -> WeightSet:
-        return NMSparseSet(self.n, self.m)
-
-
-class _Rank(Section):
-    """Matrices of bounded rank."""
-
-    type: Literal["rank"]
-    rank: Count
-
-    def build(self) -> WeightSet:
-        return RankSet(self.rank)
-
-
-class _TensorTrain(Section):
-    """Tensor trains of one rank, or with so many entries: a count, or a share of the weight's own."""
-
-    type: Literal["tensor-train"]
-    rank: Count | None = None
-    entries: K | None = None
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Self:
-        if (self.rank is None) == (self.entries is None):
-            raise ValueError(f"give either rank or entries, found {self.rank!r} and {self.entries!r}")
-        return self
-
-    def build(self) -> WeightSet:
-        if self.rank is not None:
-            return TensorTrainSet(EqualRanks(self.rank))
-        return TensorTrainSet(EntryBudget(self.entries or 1.0))
-
-
-_Set = Annotated[_Sparse | _FilterSparse | _NMSparse | _Rank | _TensorTrain, Field(discriminator="type")]
-
-
-class LayerSet(Section):
-    """The set of the weights whose layers match, such as `features.*`; the first that matches wins.
-
-    Without a set, or with null, they stay dense.
-    """
-
-    layers: str = "*"
-    set: _Set | None = None
 
 
 class GrowthSection(Section):
@@ -205,11 +120,12 @@ class BCDMethod(MethodSection):
 
         Raises:
             ChainError: if the model is no chain.
-            BCDError: if sets and layers do not fit, or a refit would leave the last layer's set.
+            SetError: if an entry of the sets matches no layer.
+            BCDError: if a refit would leave the last layer's set.
         """
         bcd = BlockCoordinateDescent(
             model,
-            self.chosen(model),
+            chosen(self.sets, model),
             rho=self.rho,
             gamma=self.gamma,
             tau=self.tau,
@@ -240,20 +156,3 @@ class BCDMethod(MethodSection):
             return 0
         bcd.polish(x, y, self.polish.build(seed))
         return self.polish.steps(len(x))
-
-    def chosen(self, model: nn.Module) -> dict[str, WeightSet]:
-        """Return the set of every layer that has one.
-
-        Raises:
-            BCDError: if an entry matches no layer that no earlier entry matches.
-        """
-        found: dict[str, WeightSet] = {}
-        left = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-        for entry in self.sets:
-            matched = [name for name in left if fnmatchcase(name, entry.layers)]
-            if not matched:
-                raise BCDError(f"sets: {entry.layers!r} matches no layer that is left; these are: {', '.join(left)}")
-            left = [name for name in left if name not in matched]
-            if entry.set is not None:
-                found |= dict.fromkeys(matched, entry.set.build())
-        return found
