@@ -84,6 +84,17 @@ def test_batches_and_the_loop_agree(name, rule):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
+def test_large_matrices_agree_in_batches_and_alone():
+    shapes = [(256, 300)] * 2
+    region = spectral_k_support_ball(0.1, 2.0)
+    found = [
+        run(SFW([{"params": params(shapes), "region": region}], lr=0.1, foreach=foreach), steps=4)
+        for foreach in (True, False)
+    ]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
 def test_points_of_other_radii_rates_and_dtypes_keep_their_own():
     def groups():
         a, b, c, d, e, f = params([(6, 5)] * 6)

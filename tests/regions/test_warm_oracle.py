@@ -17,6 +17,7 @@ from pliant.regions import (
     spectral_ball,
     spectral_k_sparse_polytope,
     spectral_k_support_ball,
+    subspace,
 )
 from pliant.regions.orthogonal import _by_cholesky, orthonormal_columns, polar
 from pliant.testing import HostReads
@@ -102,6 +103,33 @@ def test_rank_deficient_gradients_give_no_directions_of_noise(ball, rank):
 def test_tiny_and_huge_gradients_have_the_vertices_of_others(ball, size):
     g = decaying((20, 30), generator())
     torch.testing.assert_close(ball.lmo(size * g, {}), ball.lmo(g, {}), atol=2e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_products_of_16_bits_lose_nothing_that_matters(monkeypatch, power, groups):
+    """Vertices stay feasible in full precision and as good, whether the singular values fall or not."""
+    shares = {}
+    for half in (False, True):
+        monkeypatch.setattr(subspace, "_multiplies_halves", lambda _, answer=half: answer)
+        ball, state, draws = Ball(TopK(0.1), Singular(Axes(groups=groups)), 2.0), {}, generator()
+        g = torch.cat([decaying((256, 300), draws, power) for _ in range(groups)])
+        for _ in range(4):
+            v = ball.lmo(g, state)
+            assert ball.contains(v.double(), tol=1e-6)
+        shares[half] = share(ball, v, g)
+    assert shares[True] == pytest.approx(shares[False], abs=1e-3)
+    assert shares[True] != shares[False]  # the two ways are two
+
+
+def test_large_matrices_of_low_rank_give_no_directions_of_noise():
+    draws, ball, state = generator(1), spectral_k_sparse_polytope(0.1, 2.0), {}
+    for _ in range(3):
+        values = torch.linalg.svdvals(
+            ball.lmo(torch.randn(256, 1, generator=draws) @ torch.randn(1, 300, generator=draws), state).double()
+        )
+        assert float(values[0]) > 1.9
+        assert float(values[1]) < 2e-3 * ball.radius
 
 
 def test_the_largest_terms_are_chosen_over_all_groups_together():

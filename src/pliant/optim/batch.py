@@ -15,7 +15,7 @@ from pliant.optim.precision import HALF
 from pliant.optim.stacking import numbers, stack, unstack
 from pliant.optim.steps import Situation, StepRule, WholeNorms
 from pliant.regions.ball import Ball
-from pliant.regions.vertex import Vertex
+from pliant.regions.vertex import Vertex, full_precision
 
 # Stacking copies tensors, which pays where the number of operations costs more than their size.
 SMALL = {"cpu": 2**16, "cuda": 2**20}
@@ -57,7 +57,7 @@ class Batch:
         device = self.points[0].params[0].device
         if usable is not None:
             usable = usable.to(device, non_blocking=True)
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             momentum = self.advance(grads, usable)
             now = self.situation(grads, momentum, self.oracle.vertices(momentum, usable))
             return self.move(grads, now, usable)

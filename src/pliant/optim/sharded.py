@@ -20,7 +20,7 @@ from pliant.optim.precision import FIRST, HALF
 from pliant.optim.stacking import numbers
 from pliant.optim.whole import Everyone, Owners, Whole, spans_of
 from pliant.regions.ball import Ball
-from pliant.regions.vertex import Product, Vertex
+from pliant.regions.vertex import Product, Vertex, full_precision
 from pliant.regions.views import Singular
 from pliant.sharding import is_sharded, local, local_grad, sharded_like
 
@@ -58,7 +58,7 @@ class ShardedBatch:
         batches = [self._part(n, [grads[i] for i in span]) for n, span in enumerate(spans)]
         given = [batch.gradients() for batch in batches]
         pairs = list(zip(batches, given, strict=True))
-        with torch.autocast(batches[0].points[0].params[0].device.type, enabled=False):
+        with full_precision(batches[0].points[0].params[0].device):
             momentum = [batch.advance(part, usable) for batch, part in pairs]
             found = self.whole.vertices([[m[0] for m in part] for part in momentum], usable)
             questions = [_question(point) for point in self.points]

@@ -58,6 +58,8 @@ class Axes:
         self._check(shape)
         if not shape:
             return weight.reshape(*weight.shape[:batch], 1, 1, 1)
+        if self.out == 0:  # nothing changes places
+            return weight.reshape((*weight.shape[:batch], *self.matrix_shape(shape)))
         blocks = weight.unflatten(batch, (self.groups, -1))
         blocks = blocks.movedim(batch + 1 + self.out, batch + 1)
         return blocks.reshape(*blocks.shape[: batch + 2], -1)
@@ -65,8 +67,8 @@ class Axes:
     def from_matrices(self, matrices: Tensor, shape: Sequence[int], batch: int = 0) -> Tensor:
         """Return the weight of shape (*batch, *shape) that `to_matrices` turns into `matrices`."""
         lead = matrices.shape[:batch]
-        if not shape:
-            return matrices.reshape(lead)
+        if not shape or self.out == 0:
+            return matrices.reshape((*lead, *shape))
         inner = [shape[0] // self.groups, *shape[1:]]
         channels = inner.pop(self.out)
         blocks = matrices.reshape(*lead, self.groups, channels, *inner)

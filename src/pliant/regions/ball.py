@@ -13,7 +13,7 @@ from torch import Tensor
 from pliant.regions.gauges import Gauge
 from pliant.regions.region import Region, X, pack, tensors
 from pliant.regions.scaling import in_units, to_unit_peak, upcast
-from pliant.regions.vertex import Vertex, across
+from pliant.regions.vertex import Vertex, across, full_precision
 from pliant.regions.views import Shape, View, exact_maximiser
 from pliant.spec import register
 
@@ -61,7 +61,7 @@ class Ball(Region):
     def vertex(self, g: X, state: dict[str, Any] | None = None) -> tuple[Vertex, ...]:
         gauge = self.gauge.at(self._count(g))
         parts = in_units(tensors(g), [1.0 / scale for scale in self.view.scales])
-        with torch.autocast(parts[0].device.type, enabled=False):  # products of 16 bits find no subspace
+        with full_precision(parts[0].device):  # products of 16 bits find no subspace
             if state is None:
                 unit = exact_maximiser(self.view, gauge, parts)
             else:

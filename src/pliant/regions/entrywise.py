@@ -14,8 +14,8 @@ from pliant.regions.vertex import Product, across, lengths
 
 # Up to here the largest entries are found by sorting; above, by sampling or in two stages.
 LARGE = 2**15
-SAMPLE, LARGEST_SAMPLE = 2**15, 2**17
-RANK = 2048  # of the threshold in a sample, if that needs no larger one; it counts entries to 2 %
+SAMPLE, LARGEST_SAMPLE = 2**13, 2**17
+RANK = 1024  # of the threshold in a sample, if that needs no larger one; it counts entries to 3 %
 SMALLEST_RANK = 128  # below, the count is too uncertain
 BRACKET = 0.25  # the threshold lies between those of this share more and this share fewer entries
 
@@ -53,7 +53,7 @@ def thresholded(x: Tensor, pattern: Proportional | Flat, batch: int, memory: dic
     kept = chosen.flatten(batch).sum(-1)
     excess = kept / pattern.count - 1.0
     memory["between"] = (between + excess).clamp(0.0, 1.0)  # half of the way, since the sample is noisy
-    room = (pattern.count / kept.clamp_min(pattern.count)).clamp_max(1.0)
+    room = pattern.count / kept.clamp_min(pattern.count)
     if isinstance(pattern, Flat):
         return Product(chosen.copysign_(x), across(room, x.ndim), batch, own=True)
     chosen.mul_(x)
@@ -73,9 +73,9 @@ def _threshold(flat: Tensor, count: int, between: Tensor) -> Tensor:
     most, usual, least = (
         min(size, max(1, round(share * size * count / n))) for share in (1.0 + BRACKET, 1.0, 1.0 - BRACKET)
     )
-    top = sample.topk(most, dim=-1, sorted=False).values  # several times faster than a kthvalue of the whole sample
-    middle, high = (top.kthvalue(most + 1 - rank, dim=-1).values for rank in (usual, least))
-    threshold = torch.lerp(top.amin(-1), middle, (2.0 * between).clamp_max(1.0))
+    top = sample.topk(most, dim=-1).values  # several times faster than a kthvalue of the whole sample
+    low, middle, high = (top[..., rank - 1] for rank in (most, usual, least))
+    threshold = torch.lerp(low, middle, (2.0 * between).clamp_max(1.0))
     threshold = torch.lerp(threshold, high, (2.0 * between - 1.0).clamp_min(0.0))
     # Above zero, so that the zeros of a sparse tensor are never counted as chosen.
     return threshold.clamp_min(torch.finfo(flat.dtype).tiny)

@@ -23,13 +23,12 @@ def orthonormal_columns(matrices: Tensor) -> Tensor:
     Args:
         matrices: shape (*batch, rows, cols) with rows >= cols.
     """
+    if matrices.device.type == "cpu":
+        return torch.linalg.qr(matrices)[0]
     peak = matrices.abs().amax((-2, -1), keepdim=True)
     scaled = matrices / nonzero(peak)
     norms = torch.linalg.vector_norm(scaled, dim=-2, keepdim=True)
-    scaled = scaled / nonzero_length(norms)
-    if matrices.device.type == "cpu":
-        return torch.linalg.qr(scaled)[0]
-    return _by_cholesky(scaled)
+    return _by_cholesky(scaled / nonzero_length(norms))
 
 
 def _by_cholesky(unit: Tensor) -> Tensor:

@@ -42,19 +42,23 @@ def leading_product(matrices: Tensor, pattern: Proportional | Flat, memory: dict
 
 def _wide(matrices: Tensor, pattern: Proportional | Flat, memory: dict[str, Any]) -> Pair:
     rows, cols = matrices.shape[-2:]
-    left, right, sizes = follow(matrices, min(pattern.count, rows), memory)
+    proportional = isinstance(pattern, Proportional)
+    # Where all terms weigh alike, those that rounding made must be told from those that are there.
+    left, right, sizes = follow(matrices, min(pattern.count, rows), memory, rough=proportional)
     # Directions at rounding level carry no information; a rank-one gradient must not yield unit-sized noise.
     floor = torch.finfo(sizes.dtype).eps * max(rows, cols) * sizes.amax((-2, -1), keepdim=True)
     sizes = torch.where(sizes > floor, sizes, 0.0)
-    weigh = _proportional if isinstance(pattern, Proportional) else _flat
-    return weigh(left, right, sizes, pattern.count)
+    return (_proportional if proportional else _flat)(left, right, sizes, pattern.count)
 
 
 def _proportional(left: Tensor, right: Tensor, sizes: Tensor, count: int) -> Pair:
-    left, right, sizes = _largest(left, right, sizes, count)
-    right = torch.where(sizes.unsqueeze(-1) > 0, right, 0.0)
+    stretch = _stretch(left)
+    if sizes.shape[-2] == 1:  # in descending order: a view will do
+        left, right, sizes = left[..., :count], right[..., :count, :], sizes[..., :count]
+    else:
+        left, right, sizes = _largest(left, right, sizes, count)
     length = torch.linalg.vector_norm(sizes.flatten(-2), dim=-1)[..., None, None, None]
-    return left / (nonzero_length(length) * _stretch(left)), right
+    return left * ((sizes > 0).unsqueeze(-2) / (nonzero_length(length) * stretch)), right
 
 
 def _flat(left: Tensor, right: Tensor, sizes: Tensor, count: int) -> Pair:
@@ -89,5 +93,5 @@ def _largest(left: Tensor, right: Tensor, sizes: Tensor, count: int) -> tuple[Te
 def _stretch(columns: Tensor, missing: Tensor | float = 0.0) -> Tensor:
     """Return an upper bound of the spectral norm of nearly orthonormal columns: of their distance from it, rounding."""
     gram = columns.mT @ columns + missing
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return (1.0 + torch.linalg.matrix_norm(gram - eye, keepdim=True)).sqrt()
+    gram.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    return (1.0 + torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)).sqrt()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,11 +93,12 @@ class Product(Vertex):
 
 @dataclass(frozen=True)
 class Channels(Vertex):
-    """The vertex that is zero but for a few entries of its first dimension, its output channels.
+    """The vertex that is zero but for a few entries of its first dimension, its output channels: values * factors.
 
     Args:
         index: numbers of these channels, shape (k,).
         values: theirs, shape (k, *rest).
+        factors: of the values, of as many dimensions, broadcast against them.
         shape: of the vertex, (channels, *rest); there are no batch dimensions but those of size 1.
         lead: number of batch dimensions of size 1 in front.
         asked: as for every vertex.
@@ -102,31 +106,31 @@ class Channels(Vertex):
 
     index: Tensor
     values: Tensor
+    factors: Tensor
     shape: Sequence[int]
     lead: int
     asked: Tensor | None = None
 
     def dense(self) -> Tensor:
         zeros = torch.zeros((*[1] * self.lead, *self.shape), dtype=self.values.dtype, device=self.values.device)
-        self._channels(zeros).index_copy_(0, self.index, self.values)
+        self._channels(zeros).index_copy_(0, self.index, self.values * self.factors)
         return zeros
 
     def times(self, factor: Tensor | float) -> Channels:
         scalar = factor.reshape(()) if isinstance(factor, Tensor) else factor
-        return Channels(self.index, self.values * scalar, self.shape, self.lead, self.asked)
+        return Channels(self.index, self.values, self.factors * scalar, self.shape, self.lead, self.asked)
 
     def measure(self, x: Tensor) -> tuple[Tensor, Move]:
         rows = self._channels(x)
         norms = torch.linalg.vector_norm(rows.flatten(1), dim=-1)
-        chosen = rows.index_select(0, self.index).sub_(self.values)
-        chosen = torch.linalg.vector_norm(chosen.flatten(1), dim=-1)
-        norms = norms.index_copy(0, self.index, chosen)
+        chosen = rows.index_select(0, self.index).addcmul_(self.values, self.factors, value=-1)
+        norms.index_copy_(0, self.index, torch.linalg.vector_norm(chosen.flatten(1), dim=-1))
         return torch.linalg.vector_norm(norms).reshape([1] * self.lead), self
 
     def lerp_into(self, x: Tensor, alpha: Tensor) -> None:
         weight = alpha.reshape(())
         x.mul_(1 - weight)
-        self._channels(x).index_add_(0, self.index, self.values * weight)
+        self._channels(x).index_add_(0, self.index, self.values * (self.factors * weight))
 
     def _channels(self, x: Tensor) -> Tensor:
         return x[(0,) * self.lead]
@@ -154,7 +158,7 @@ class LowRank(Vertex):
         return self.left.ndim - 3
 
     def dense(self) -> Tensor:
-        with torch.autocast(self.left.device.type, enabled=False):
+        with full_precision(self.left.device):
             product = self.left @ self.right
         return self.axes.from_matrices(product, self.shape, self.batch)
 
@@ -182,18 +186,23 @@ class LowRank(Vertex):
 ROW = 1024
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context without autocast; where there is none to leave, entering it costs next to nothing."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+
+
 def lengths(x: Tensor, batch: int) -> Tensor:
     """Return Euclidean norms over all but the batch dimensions, shape (*batch,).
 
     Long tensors are reduced row by row: one sum of a million squares in float32 is 1e-5 off, more than a vertex may
     leave its region by.
     """
-    flat = x.flatten(batch) if x.ndim > batch else x.unsqueeze(-1)
+    flat = x.reshape((*x.shape[:batch], math.prod(x.shape[batch:])))
     n = flat.shape[-1]
     if n <= ROW:
         return torch.linalg.vector_norm(flat, dim=-1)
-    rows = flat[..., : n - n % ROW].unflatten(-1, (n // ROW, ROW))
-    norms = torch.linalg.vector_norm(rows, dim=-1)
+    rows = flat[..., : n - n % ROW]
+    norms = torch.linalg.vector_norm(rows.reshape((*rows.shape[:-1], -1, ROW)), dim=-1)
     if n % ROW:
         norms = torch.cat([norms, torch.linalg.vector_norm(flat[..., n - n % ROW :], dim=-1, keepdim=True)], dim=-1)
     return torch.linalg.vector_norm(norms, dim=-1)

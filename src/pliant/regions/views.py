@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pliant.regions import entrywise, spectral
 from pliant.regions.axes import Axes
-from pliant.regions.gauges import Gauge, Proportional
-from pliant.regions.scaling import nonzero, to_unit_peak
+from pliant.regions.gauges import Flat, Gauge, Proportional
+from pliant.regions.scaling import nonzero, nonzero_length, to_unit_peak
 from pliant.regions.svd import leading_triplets, singular_values
 from pliant.regions.vertex import Channels, LowRank, Product, Vertex, across
 from pliant.spec import register
@@ -148,7 +148,8 @@ class Filters(View):
 
     def magnitudes(self, *xs: Tensor) -> Tensor:
         (x,) = xs
-        rows = self.axes.to_matrices(x, self.batch).flatten(self.batch, self.batch + 1)
+        matrices = self.axes.to_matrices(x, self.batch)
+        rows = matrices.reshape((*x.shape[: self.batch], -1, matrices.shape[-1]))
         return torch.linalg.vector_norm(rows, dim=-1)
 
     def split(self, *xs: Tensor, leading: int) -> Split:  # noqa: ARG002  (all magnitudes are at hand)
@@ -162,16 +163,16 @@ class Filters(View):
             return exact_maximiser(self, gauge, xs)
         found = self.magnitudes(x)
         norms = in_range(found)
-        a = gauge.vertex(to_unit_peak([norms], self.batch)[0][0])
-        factors = ratio(a, norms)
         pattern = gauge.pattern(norms.shape[-1])
         alone = norms.numel() == norms.shape[-1]  # channels of several points cannot be chosen by one index
         if pattern is None or 2 * pattern.count > norms.shape[-1] or self.axes.out != 0 or not alone:
-            return (self.scaled(x, factors),)
-        index = a.reshape(-1).topk(pattern.count, sorted=False).indices
+            a = gauge.vertex(to_unit_peak([norms], self.batch)[0][0])
+            return (self.scaled(x, ratio(a, norms)),)
+        top, index = norms.reshape(-1).topk(pattern.count)
         rows = x[(0,) * self.batch]
-        chosen = rows.index_select(0, index).mul_(across(factors.reshape(-1).index_select(0, index), rows.ndim))
-        return (Channels(index, chosen, rows.shape, self.batch, torch.linalg.vector_norm(found, dim=-1)),)
+        factors = across(_channel_factors(top, pattern), rows.ndim)
+        asked = torch.linalg.vector_norm(found, dim=-1)
+        return (Channels(index, rows.index_select(0, index), factors, rows.shape, self.batch, asked),)
 
     def scaled(self, x: Tensor, factors: Tensor) -> Product:
         """Return the tensor with every channel multiplied by its factor, (*batch, channels)."""
@@ -238,6 +239,14 @@ class Singular(View):
         return LowRank(left, right, self.axes, x.shape[self.batch :])
 
 
+def _channel_factors(top: Tensor, pattern: Proportional | Flat) -> Tensor:
+    """Return what channels of these norms, in descending order, are multiplied by: one factor each, or one for all."""
+    if isinstance(pattern, Flat):
+        return ratio(torch.ones_like(top), top)
+    unit = top / nonzero(top[:1])  # squares of tiny or huge norms leave the range of the dtype
+    return unit[:1] / (nonzero(top[:1]) * nonzero_length(torch.linalg.vector_norm(unit)))
+
+
 def exact_maximiser(view: View, gauge: Gauge, xs: Sequence[Tensor]) -> tuple[Vertex, ...]:
     """Return the exact maximiser of <v, x> over the unit ball."""
     parts, _ = to_unit_peak(xs, view.batch)
@@ -253,12 +262,12 @@ def above_underflow(norms: Tensor) -> Tensor:
     norm 4.5e-23 beside one of norm 1 came out 20 % too long. NaN stays NaN.
     """
     limits = torch.finfo(norms.dtype)
-    return torch.where(norms < math.sqrt(limits.tiny / limits.eps), 0.0, norms)
+    return norms.masked_fill(norms < math.sqrt(limits.tiny / limits.eps), 0.0)
 
 
 def in_range(norms: Tensor) -> Tensor:
     """Return norms of tensors whose squares may have left the range of the dtype: 0 where they have."""
-    return torch.where(norms < math.inf, above_underflow(norms), 0.0)
+    return above_underflow(norms.nan_to_num(0.0, 0.0))
 
 
 def ratio(new: Tensor, old: Tensor) -> Tensor:
