@@ -226,9 +226,9 @@ def test_overrides_reach_the_run(folder):
         (["train", "tiny.yaml", "-o", "method.step.total=100.0"], ["lower total or train for more steps"]),
         (["train", "."], ["is a folder"]),
         (["train", "tiny.yaml", "--resume"], ["no run to resume"]),
-        (["sweep", "nowhere"], ["nowhere is no run folder"]),
-        (["compress", "nowhere", "-o", "out"], ["nowhere is no run folder"]),
-        (["report", "nowhere", "-o", "out"], ["nowhere is no run folder"]),
+        (["sweep", "nowhere"], ["nowhere holds no run"]),
+        (["compress", "nowhere", "-o", "out"], ["nowhere holds no run"]),
+        (["report", "nowhere", "-o", "out"], ["nowhere holds no run"]),
         (["demo", "--seeds", "x"], ["seeds must look like"]),
     ],
 )
