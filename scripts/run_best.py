@@ -1,0 +1,64 @@
+"""Train and sweep the best setting of every method of a study, with three seeds each.
+
+    pliant tune recipes/fashion-mnist/methods/tuning.yaml -o results/fashion-mnist/methods/trials.jsonl
+    python scripts/run_best.py recipes/fashion-mnist/methods/tuning.yaml results/fashion-mnist/methods/trials.jsonl
+
+Methods that have not had all of their trials are left out. Finished runs are not run again, so that both commands can
+be interrupted and repeated.
+"""
+
+import argparse
+from pathlib import Path
+
+from pliant.report.rows import SweepRow, TrialRow, read_rows
+from pliant.training.experiment import load_run, resume, train
+from pliant.training.folder import RunFolder
+from pliant.training.recipe import Recipe
+from pliant.training.sweeping import sweep_run
+from pliant.training.tuning.task import Task, tasks_of, written
+from pliant.training.tuning.tune import trials_of
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("trials", type=Path)
+    parser.add_argument("methods", nargs="*", help="all if none")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    rows = read_rows(options.trials, TrialRow)
+    for task in tasks_of(options.study, options.methods):
+        best = best_of(task, rows)
+        if best is None:
+            continue
+        for seed in range(options.seeds):
+            run(Recipe.from_yaml(task.recipe, [*best, f"seed={seed}", "tune=null"]), options.runs)
+
+
+def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
+    """Return the overrides of the best trial; None while some are missing, or where all of them diverged."""
+    own = trials_of(task, rows)
+    scored = {row.score: row for row in own if row.score is not None}
+    if len(own) < task.effort.trials or not scored:
+        print(f"{task.method}: {len(own)} of {task.effort.trials} trials, {len(scored)} of them with a score: left out")
+        return None
+    return written(scored[max(scored)].overrides)
+
+
+def run(recipe: Recipe, runs: Path) -> None:
+    """Train and sweep, as far as that is not done."""
+    folder = RunFolder(runs / recipe.run_name)
+    if not folder.exists():
+        train(recipe, folder)
+    elif folder.read_info().status != "finished":
+        resume(folder)
+    cuts = len(recipe.sweep.compressors) * len(recipe.sweep.fractions)
+    if len(read_rows(folder.sweep, SweepRow)) < cuts:
+        for row in sweep_run(load_run(folder), recipe.sweep):
+            print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}")
+
+
+if __name__ == "__main__":
+    main()
