@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fed import fed
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
@@ -146,28 +147,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(compressor):
     assert same(whole, learn(resumed, again, data[3:]))
 
 
-class Fed(RandomCut):
-    """Takes a step from the gradients that are there, at any weights."""
-
-    def step(self, closure=None):
-        if closure is not None:
-            return super().step(closure)
-        given = [(p, p.grad) for group in self.param_groups for p in group["params"]]
-
-        def again():
-            for p, grad in given:
-                p.grad = grad
-            return 0.0
-
-        super().step(again)
-        return None
-
-
 def test_it_obeys_the_laws_of_optimizers():
     def make(model):
         # Under a global scope the weights of one layer decide about those of another.
         operator = operator_of(UnstructuredPruning(scope=PerLayer()), model, torch.zeros(2, 2, 3, 3))
-        return Fed(SGD(model.named_parameters(), lr=0.1, momentum=0.9), model, [operator], (0.2, 0.5, 0.8), seed=1)
+        return fed(RandomCut)(
+            SGD(model.named_parameters(), lr=0.1, momentum=0.9), model, [operator], (0.2, 0.5, 0.8), seed=1
+        )
 
     left_out = {
         finite.nonfinite_gradients_touch_nothing,  # as torch's SGD

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.methods.at_cuts import AtCuts
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
-from pliant.methods.outer import Outer, kept_aside, refuse_sharded
 from pliant.optim.agreement import settings_of
 
 
@@ -52,7 +52,7 @@ class Cramming:
         return drawn(self.fractions, self.seed, step)
 
 
-class CrAM(Outer):
+class CrAM(AtCuts):
     """Compression-aware minimiser around any optimizer, with any compressor; two gradient evaluations a step.
 
     With the gradient g at the weights w and the compression C of the step's fraction,
@@ -82,15 +82,13 @@ class CrAM(Outer):
     Reference: Peste, Vladu, Kurtic, Lampert, Alistarh, "CrAM: A Compression-Aware Minimizer" (2023).
     """
 
+    key: ClassVar = "cram"
     parts: ClassVar = ("inner", "model", "operator", "cramming", "taken")
-    model: nn.Module
     operator: Operator
     cramming: Cramming
-    taken: int
 
     def __init__(self, inner: Optimizer, model: nn.Module, operator: Operator, cramming: Cramming) -> None:
-        refuse_sharded(model)
-        super().__init__(inner=inner, model=model, operator=operator, cramming=cramming, taken=0)
+        super().__init__(inner=inner, model=model, operator=operator, cramming=cramming)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
@@ -127,7 +125,7 @@ class CrAM(Outer):
 
     def _compressed(self, dense: Sequence[tuple[Tensor, Tensor]], closure: Callable[[], float]) -> list[Tensor | None]:
         """Return the gradients of the kept atoms at the compressed weights."""
-        with kept_aside(self.model, [p for p, _ in dense]):
+        with self.kept_aside():
             factor = self._factor([grad for _, grad in dense])
             for p, grad in dense:
                 p.add_(grad * factor)
@@ -147,19 +145,3 @@ class CrAM(Outer):
         for (p, grad), other in zip(dense, compressed, strict=True):
             # Of equal ends lerp returns the end, to the bit.
             p.grad = torch.lerp(grad, torch.zeros_like(grad) if other is None else other, self.cramming.share)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the inner optimizer's state and the number of steps."""
-        return self.inner.state_dict() | {"cram": {"taken": self.taken}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: if it is not the state of a CrAM.
-        """
-        if "cram" not in state_dict:
-            raise ValueError(f"state_dict must be that of a CrAM, found one with {', '.join(state_dict)}")
-        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "cram"})
-        self.taken = state_dict["cram"]["taken"]
-        self.share()

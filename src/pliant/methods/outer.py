@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
 from torch.optim import Optimizer
-
-from pliant.sharding import is_sharded
 
 
 class Outer(Optimizer):
@@ -42,29 +37,3 @@ class Outer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         self.inner.add_param_group(param_group)
-
-
-def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a model that compressors cannot see the whole of.
-
-    Raises:
-        ValueError: if a parameter of the model is sharded.
-    """
-    sharded = [name for name, p in model.named_parameters() if is_sharded(p)]
-    if sharded:
-        raise ValueError(
-            f"the weights of the whole model are compressed in every step, but {sharded[0]} is sharded; train it with "
-            "replicated weights (DistributedDataParallel)"
-        )
-
-
-@contextmanager
-def kept_aside(model: nn.Module, params: Sequence[Tensor]) -> Iterator[None]:
-    """Put all parameters and buffers back to the bit, whatever happens to them, without moving any tensor."""
-    tensors = list({id(t): t for t in (*params, *model.parameters(), *model.buffers())}.values())
-    before = [t.detach().clone() for t in tensors]
-    try:
-        yield
-    finally:
-        for tensor, old in zip(tensors, before, strict=True):
-            tensor.copy_(old)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from pliant.methods.at_cuts import AtCuts
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
-from pliant.methods.outer import Outer, kept_aside, refuse_sharded
 from pliant.optim.agreement import settings_of
 
 
-class RandomCut(Outer):
+class RandomCut(AtCuts):
     """Any optimizer, given in every step the gradient of the model cut at a random fraction; one evaluation a step.
 
     With the compression C of the step,
@@ -49,12 +49,11 @@ class RandomCut(Outer):
     last units of a fixed order; here the order is the compressor's.
     """
 
+    key: ClassVar = "random_cut"
     parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "taken")
-    model: nn.Module
     operators: tuple[Operator, ...]
     fractions: tuple[float, ...]
     seed: int
-    taken: int
 
     def __init__(
         self,
@@ -65,11 +64,10 @@ class RandomCut(Outer):
         *,
         seed: int = 0,
     ) -> None:
-        refuse_sharded(model)
         check_fractions(fractions)
         if not operators:
             raise ValueError("operators must be at least one, found none")
-        parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed, "taken": 0}
+        parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed}
         super().__init__(inner=inner, model=model, **parts)
 
     @torch.no_grad()
@@ -91,11 +89,11 @@ class RandomCut(Outer):
                 "the gradients, evaluates the model, calls backward and returns the loss"
             )
         operator, fraction = drawn(list(product(self.operators, self.fractions)), self.seed, self.taken)
-        with kept_aside(self.model, self._params()) if fraction else nullcontext():
+        with self.kept_aside() if fraction else nullcontext():
             gates = operator.compress(fraction) if fraction else {}
             with torch.enable_grad():
                 loss = closure()
-        found = [(p, p.grad) for p in self._params() if p.grad is not None]
+        found = [(p, p.grad) for p in self.params() if p.grad is not None]
         for p, grad in found:
             p.grad = gates[p](grad) if p in gates else grad
         self.inner.step()
@@ -104,25 +102,6 @@ class RandomCut(Outer):
         self.taken += bool(found)
         return loss
 
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
     def settings(self) -> list[str]:
         """Return what is cut how, which must be alike on all processes."""
         return [f"RandomCut(fractions={self.fractions}, seed={self.seed})", *settings_of(self.inner)]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the inner optimizer's state and the number of steps."""
-        return self.inner.state_dict() | {"random_cut": {"taken": self.taken}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: if it is not the state of a RandomCut.
-        """
-        if "random_cut" not in state_dict:
-            raise ValueError(f"state_dict must be that of a RandomCut, found one with {', '.join(state_dict)}")
-        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "random_cut"})
-        self.taken = state_dict["random_cut"]["taken"]
-        self.share()
