@@ -1,7 +1,8 @@
-"""Train and sweep the best setting of every method of a study, with three seeds each.
+r"""Train and sweep the best setting of every method of a study, with three seeds each.
 
     pliant tune recipes/fashion-mnist/methods/tuning.yaml -o results/fashion-mnist/methods/trials.jsonl
-    python scripts/run_best.py recipes/fashion-mnist/methods/tuning.yaml results/fashion-mnist/methods/trials.jsonl
+    python scripts/run_best.py recipes/fashion-mnist/methods/tuning.yaml results/fashion-mnist/methods/trials.jsonl \
+        -o "sweep.fractions=[0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9]"
 
 Methods that have not had all of their trials are left out. Finished runs are not run again, so that both commands can
 be interrupted and repeated.
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("trials", type=Path)
     parser.add_argument("methods", nargs="*", help="all if none")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("-o", "--override", action="append", default=[], help="of all recipes, as in pliant train")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     rows = read_rows(options.trials, TrialRow)
@@ -34,7 +36,7 @@ def main() -> None:
         if best is None:
             continue
         for seed in range(options.seeds):
-            run(Recipe.from_yaml(task.recipe, [*best, f"seed={seed}", "tune=null"]), options.runs)
+            run(Recipe.from_yaml(task.recipe, [*best, *options.override, f"seed={seed}", "tune=null"]), options.runs)
 
 
 def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
