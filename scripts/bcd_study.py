@@ -27,7 +27,7 @@ from pliant.metrics import accuracy
 from pliant.report.rows import MetricsRow, read_rows
 from pliant.sets import WeightSet
 from pliant.tensor_train import Paired
-from pliant.training.experiment import Run, load_run, resume, train
+from pliant.training.experiment import Run, complete, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.methods import BCDMethod, TrainsMethod
 from pliant.training.methods.weight_sets import chosen
@@ -182,10 +182,7 @@ class Study:
         data, name = self.data.removesuffix("-published"), f"bcd-study/{self.data}/{task.network.name}/{task.label}"
         given = [f"name={name}", f"seed={task.seed}", f"model={task.network.model}", *task.given]
         recipe, folder = Recipe.from_yaml(RECIPES / f"{data}-{task.method}.yaml", given), RunFolder(self.runs / name)
-        if not folder.exists():
-            train(recipe, folder)
-        elif folder.read_info().status != "finished":
-            resume(folder)
+        complete(recipe, folder)
         return load_run(folder)
 
     def note(self, run: Run, task: Task, method: str, share: float, cut: str | None = None) -> Row:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from pliant.report.rows import SweepRow, TrialRow, read_rows
-from pliant.training.experiment import load_run, resume, train
+from pliant.training.experiment import complete, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
 from pliant.training.sweeping import sweep_run
@@ -52,10 +52,7 @@ def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
 def run(recipe: Recipe, runs: Path) -> None:
     """Train and sweep, as far as that is not done."""
     folder = RunFolder(runs / recipe.run_name)
-    if not folder.exists():
-        train(recipe, folder)
-    elif folder.read_info().status != "finished":
-        resume(folder)
+    complete(recipe, folder)
     cuts = len(recipe.sweep.compressors) * len(recipe.sweep.fractions)
     if len(read_rows(folder.sweep, SweepRow)) < cuts:
         for row in sweep_run(load_run(folder), recipe.sweep):

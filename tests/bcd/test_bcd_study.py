@@ -1,15 +1,10 @@
 """The study of block coordinate descent against gradients: its recipes, its table, and all of it in small."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))  # they are no part of the installed package
-
 from bcd_study import RECIPES, STUDIES, Row, cell, main, parameters, table
+from torch import nn
 
 from pliant.sets import EntryBudget, SparseSet, TensorTrainSet
 from pliant.training.recipe import Recipe

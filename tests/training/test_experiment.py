@@ -110,6 +110,19 @@ def test_options_of_the_budget_train(folder, override):
     assert train(tiny(override, "train.epochs=1"), folder("run"))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the compiler about itself
+def test_a_compiled_run_learns_what_an_eager_one_learns(folder):
+    eager, compiled = folder("eager"), folder("compiled")
+    plain = "method={type: sgd, lr: 0.01}"  # a choice of filters may turn on the last bit
+    assert train(tiny(plain), eager)
+    assert train(tiny(plain, "train.compile=true"), compiled)
+    a, b = load_file(eager.weights), load_file(compiled.weights)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=1e-3)
+
+
 def test_an_unknown_device_says_so(folder):
     with pytest.raises(ValueError, match=r"train\.device must be auto, cpu or a device"):
         train(tiny("train.device=toaster"), folder("run"))

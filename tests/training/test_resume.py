@@ -9,7 +9,7 @@ from training_recipes import tiny
 
 from pliant.report.rows import MetricsRow, append_row, read_rows
 from pliant.training.checkpoint import CheckpointError
-from pliant.training.experiment import load_run, resume, train
+from pliant.training.experiment import complete, load_run, resume, train
 from pliant.training.folder import RunFolder, RunFolderError
 from pliant.training.interrupt import stop_on_interrupt
 from pliant.training.recipe import Recipe
@@ -185,3 +185,25 @@ def test_ctrl_c_in_the_middle_of_a_run_saves_it(folder):
         assert not train(tiny(), parts, stop=stop)
     resume(parts)
     assert same_weights(whole, parts)
+
+
+def test_completing_a_run_trains_goes_on_or_does_nothing(folder):
+    recipe = tiny()
+    whole, parts = folder("whole"), folder("parts")
+    assert complete(recipe, whole)
+    assert not complete(recipe, parts, stop=stop_after(2))
+    assert complete(recipe, parts)
+    assert same_weights(whole, parts)
+    before = parts.info.read_text()
+    assert complete(tiny("sweep.fractions=[0.3]"), parts)  # what is swept says nothing about the training
+    assert parts.info.read_text() == before
+
+
+@pytest.mark.parametrize("stop", [0, 2], ids=["finished", "interrupted"])
+def test_a_run_of_another_recipe_is_not_taken_for_a_complete_one(folder, stop):
+    run = folder("run")
+    train(tiny(), run, **({"stop": stop_after(stop)} if stop else {}))
+    before = run.info.read_text()
+    with pytest.raises(RunFolderError, match=r"another recipe; these differ: train\. Choose another name"):
+        complete(tiny("train.epochs=3"), run)
+    assert run.info.read_text() == before

@@ -132,6 +132,41 @@ def resume(
             return trainer.go_on(replace(info, status="running", ended=None, resumed=info.resumed + 1), stop)
 
 
-def _differences(one: Recipe, other: Recipe) -> str:
+def complete(
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
+) -> bool:
+    """Do whatever is missing until the run is finished: train it, go on with it, or nothing.
+
+    Args:
+        recipe: of the run; what it says about sweeps and searches may differ from a finished run's.
+        folder: where the run is, or goes.
+        watch: as for `train`.
+        stop: as for `train`.
+        world: as for `train`.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        RunFolderError: the folder holds the run of another recipe.
+    """
+    if not folder.exists():
+        return train(recipe, folder, watch=watch, stop=stop, world=world)
+    stored = Recipe.from_yaml(folder.recipe)
+    if differing := _differences(recipe, stored, apart_from=("sweep", "tune")):
+        raise RunFolderError(
+            f"{folder.path} was trained by another recipe; these differ: {differing}. Choose another name, or remove it"
+        )
+    if folder.info.exists() and folder.read_info().status == "finished":
+        return True
+    return resume(folder, watch=watch, stop=stop, world=world)
+
+
+def _differences(one: Recipe, other: Recipe, apart_from: tuple[str, ...] = ()) -> str:
     a, b = one.model_dump(), other.model_dump()
-    return ", ".join(name for name in a if a[name] != b[name])
+    return ", ".join(name for name in a if a[name] != b[name] and name not in apart_from)

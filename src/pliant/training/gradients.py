@@ -112,6 +112,7 @@ class GradientLearner(Learner):
             epochs=epochs,
             scheduler=self.method.scheduler,
             autocast=PRECISIONS[self.recipe.train.precision],
+            compiled=self.recipe.train.compile,
             position=position,
             on_step=on_step,
             on_epoch=lambda result: on_epoch(result, position),

@@ -48,6 +48,7 @@ def fit(
     epochs: int,
     scheduler: LRScheduler | None = None,
     autocast: torch.dtype | None = None,
+    compiled: bool = False,
     position: Position | None = None,
     on_step: Callable[[Position], None] = lambda _: None,
     on_epoch: Callable[[EpochResult], None] = lambda _: None,
@@ -66,6 +67,7 @@ def fit(
         epochs: in total, those before `position` included.
         scheduler: stepped after every batch.
         autocast: the dtype that the forward pass runs in where that is safe; None: that of the weights.
+        compiled: whether the model is called through `torch.compile`.
         position: where to go on; None: from the start.
         on_step: called after every batch; reading the position's sums waits for the device.
         on_epoch: called after every epoch, when the position is that of the next epoch's start.
@@ -82,6 +84,8 @@ def fit(
     """
     device = next(model.parameters()).device
     called = world.wrap(model)
+    if compiled:
+        called = cast("nn.Module", torch.compile(called))
     position = position or Position.start(device)
     while position.epoch < epochs:
         model.train()

@@ -72,6 +72,7 @@ class TrainSection(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
 
 
 class Recipe(Section):
@@ -94,6 +95,8 @@ class Recipe(Section):
                 raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
             if self.train.precision != "float32":
                 raise ValueError("method bcd solves linear systems: set train.precision: float32")
+            if self.train.compile:
+                raise ValueError("method bcd has no backward pass to compile: set train.compile: false")
         return self
 
     @classmethod

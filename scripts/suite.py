@@ -1,0 +1,128 @@
+"""Train, sweep and report what a suite lists, as far as that is not done.
+
+    python scripts/suite.py recipes/suites/cpu.yaml
+    python scripts/suite.py recipes/suites/gpu.yaml --minutes 9      # again and again, until it says that all is done
+
+Every run can be interrupted and goes on where it was. One seed of everything comes before the next seed of anything,
+and reports are written from what there is, so that a suite is of use before its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from pliant.report.publish import publish_study
+from pliant.report.rows import SweepRow, read_rows
+from pliant.report.study import read_record, study
+from pliant.training.compressors import label_of
+from pliant.training.experiment import complete, load_run
+from pliant.training.folder import RunFolder
+from pliant.training.recipe import Recipe
+from pliant.training.recipe_file import from_mapping, parse
+from pliant.training.recipe_section import Section
+from pliant.training.sweeping import sweep_run
+
+
+class Member(Section):
+    """A recipe of a report, with what is changed in it. Runs are named by the report and by `name`."""
+
+    name: str
+    recipe: str
+    preset: str | None = None
+    override: list[str] = Field(default_factory=list)
+
+
+class Report(Section):
+    """What stands side by side in one folder of results; `override` holds for all of its runs."""
+
+    title: str
+    override: list[str] = Field(default_factory=list)
+    runs: list[Member] = Field(min_length=1)
+
+
+class Suite(Section):
+    """Reports by their folder below the folder of results."""
+
+    seeds: list[int] = Field(min_length=1)
+    reports: dict[str, Report]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of one report."""
+
+    report: str
+    recipe: Recipe
+    folder: RunFolder
+
+    def missing(self) -> bool:
+        """Tell whether cuts that the recipe asks for have no row yet."""
+        asked = {(label_of(spec), f) for spec in self.recipe.sweep.compressors for f in self.recipe.sweep.fractions}
+        return bool(asked - {(row.compressor, row.fraction) for row in read_rows(self.folder.sweep, SweepRow)})
+
+    def perform(self, stop: Callable[[], bool]) -> bool:
+        """Train and sweep what is missing; return whether nothing is left."""
+        if not complete(self.recipe, self.folder, stop=stop):
+            return False
+        if self.missing():
+            for row in sweep_run(load_run(self.folder), self.recipe.sweep):
+                print(f"{self.recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
+                if stop():
+                    return not self.missing()
+        return True
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what fits into the time, and write the reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--minutes", type=float, help="stop in time; without end if it is not given")
+    parser.add_argument("--seeds", type=int, help="at most so many")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("results"))
+    options = parser.parse_args(arguments)
+    suite = read(options.suite)
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    left = 0
+    tasks = list(tasks_of(suite, options.runs, options.seeds))
+    for task in tasks:
+        over = end is not None and time.monotonic() > end
+        left += over or not task.perform(lambda: end is not None and time.monotonic() > end)
+    for name in suite.reports:
+        report(options.output / name, suite.reports[name].title, [task for task in tasks if task.report == name])
+    print(f"{len(tasks) - left} of {len(tasks)} runs are done" + (": run it again" if left else ""))
+    sys.exit(left > 0)
+
+
+def read(path: Path) -> Suite:
+    """Return the suite that a file holds."""
+    return from_mapping(Suite, parse(path.read_text(encoding="utf-8"), str(path)), source=str(path))
+
+
+def tasks_of(suite: Suite, runs: Path, seeds: int | None) -> Iterator[Task]:
+    """Yield all runs, seed by seed."""
+    for seed in suite.seeds[:seeds]:
+        for name, listed in suite.reports.items():
+            for member in listed.runs:
+                named = [f"name={name}/{member.name}-{{seed}}", f"seed={seed}"]
+                given = [*listed.override, *member.override, *named]
+                recipe = Recipe.from_yaml(member.recipe, given, preset=member.preset)
+                yield Task(name, recipe, RunFolder(runs / recipe.run_name))
+
+
+def report(output: Path, title: str, tasks: list[Task]) -> None:
+    """Write a report of the runs that are swept."""
+    done = [task.folder.path for task in tasks if task.folder.sweep.exists() and not task.missing()]
+    if done:
+        publish_study(output, study([read_record(path) for path in done]), title=title)
+
+
+if __name__ == "__main__":
+    main()
