@@ -86,6 +86,8 @@ def test_seeds_are_reported_as_one_method(folder):
     text = pliant("report", "runs/tiny-0", "runs/tiny-1", "runs/sgd", "-o", "out")
     assert "0, 1" in text
     assert "±" in text
+    assert "not swept by 'rank'" in pliant("report", "runs/sgd", "-c", "rank", "-o", "out", code=2)
+    assert "filters, any ratio" in pliant("report", "runs/sgd", "-c", "filters", "-o", "other")
     assert (folder / "out" / "removed.png").stat().st_size > 1000
 
 

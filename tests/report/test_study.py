@@ -149,11 +149,19 @@ def test_every_table_says_what_a_method_claims_and_what_it_costs(make_run, cut):
     counted = {"rows": [cut(0.5, 0.6)], "evaluations": 1872}
     paths = [make_run("a", **counted), make_run("b", text=reload, **counted)]
     entries = study([read_record(path) for path in paths])
-    for table in (dense_table(entries), *study_tables(entries)):
-        columns = slice(1, 4)
-        assert table.head[columns] == ("class", "runs a curve", "gradients")
-        assert table.rows[0][columns] == ("any ratio", "1", "1,872")
-        assert table.rows[1][columns] == ("retrained", "1 a ratio", "1,872")
+    any_ratio, retrained = ("any ratio", "1", "1,872"), ("retrained", "1 a ratio", "1,872")
+    tables = (dense_table(entries), *study_tables(entries))
+    assert all(table.head[1:4] == ("class", "runs a curve", "gradients") for table in tables)
+    assert [[row[1:4] for row in table.rows] for table in tables] == [[any_ratio, retrained], [any_ratio], [retrained]]
+    assert [table.title.partition(":")[0] for table in tables[1:]] == ["filters, any ratio", "filters, retrained"]
+
+
+def test_a_record_can_be_had_with_some_of_its_compressors(make_run, cut):
+    rows = [cut(0.5, 0.4, None, name) for name in ("filters", "low-rank", "both")]
+    record = read_record(make_run("a", rows=rows))
+    assert [row.compressor for row in record.only(["both", "filters"]).sweep] == ["filters", "both"]
+    with pytest.raises(RunFolderError, match=r"was not swept by 'rank', only by filters, low-rank, both"):
+        record.only(["filters", "rank"])
 
 
 def test_markdown_tables_are_lined_up_and_escape_bars():

@@ -20,6 +20,10 @@ def report(
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where tables and plots go.")],
     title: Annotated[str, typer.Option(metavar="TEXT", help="Of the plots.")] = "Accuracy of cut models",
+    compressor: Annotated[
+        list[str] | None,
+        typer.Option("-c", "--compressor", metavar="NAME", help="Only these, as tables name them; all by default."),
+    ] = None,
 ) -> None:
     """Put swept runs side by side: tables, and plots against the fraction removed, parameters and MACs.
 
@@ -36,7 +40,7 @@ def report(
     if bare:
         raise RunFolderError(f"nothing is swept yet in {', '.join(bare)}; run: pliant sweep {bare[0]}")
     out = console()
-    entries = study(records)
+    entries = study([record.only(compressor) for record in records] if compressor else records)
     publish_study(output, entries, title=title)
     for table in [dense_table(entries), *study_tables(entries, brief(entries))]:
         out.print(table.to_rich())

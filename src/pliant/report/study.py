@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pliant.methods.claim import Claim
@@ -23,6 +23,18 @@ class Record:
     seconds: float
     metrics: tuple[MetricsRow, ...]
     sweep: tuple[SweepRow, ...]
+
+    def only(self, compressors: Sequence[str]) -> Record:
+        """Return the record with the cuts of these compressors.
+
+        Raises:
+            RunFolderError: one of them was not swept.
+        """
+        swept = {row.compressor: None for row in self.sweep}
+        for name in compressors:
+            if name not in swept:
+                raise RunFolderError(f"{self.folder.path} was not swept by {name!r}, only by {', '.join(swept)}")
+        return replace(self, sweep=tuple(row for row in self.sweep if row.compressor in compressors))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table as RichTable
 
+from pliant.methods.claim import Claim
 from pliant.report.curves import Curve, Point, Spread
 from pliant.report.study import Entry
 
@@ -43,15 +44,20 @@ def run_tables(curves: Sequence[Curve]) -> list[Table]:
 
 
 def study_tables(entries: Sequence[Entry], fractions: Sequence[float] | None = None) -> list[Table]:
-    """A table a compressor: a row a method, a column a fraction, accuracy raw -> recalibrated in per cent.
+    """A table a compressor and class: a row a method, a column a fraction, accuracy raw -> recalibrated in per cent.
+
+    Methods of different classes share no table, since their curves do not cost the same number of runs.
 
     Args:
         entries: the methods.
         fractions: those shown; None: all that any method has.
     """
     curves = [(entry, curve) for entry in entries for curve in entry.curves()]
-    names = dict.fromkeys(curve.compressor for _, curve in curves)
-    return [_compressor_table(name, [(e, c) for e, c in curves if c.compressor == name], fractions) for name in names]
+    kinds = dict.fromkeys((c.compressor, claim) for _, c in curves for claim in Claim)
+    parts = [
+        (name, claim, [(e, c) for e, c in curves if (c.compressor, e.claim) == (name, claim)]) for name, claim in kinds
+    ]
+    return [_compressor_table(name, claim, part, fractions) for name, claim, part in parts if part]
 
 
 def brief(entries: Sequence[Entry]) -> list[float]:
@@ -87,11 +93,13 @@ def change(point: Point | None) -> str:
     return raw if point.recalibrated is None else f"{raw} → {percent(point.recalibrated)}"
 
 
-def _compressor_table(name: str, curves: Sequence[tuple[Entry, Curve]], fractions: Sequence[float] | None) -> Table:
+def _compressor_table(
+    name: str, claim: Claim, curves: Sequence[tuple[Entry, Curve]], fractions: Sequence[float] | None
+) -> Table:
     shown = fractions or sorted({point.fraction for _, curve in curves for point in curve.points})
     rows = [(e.label, *_cost(e), percent(e.dense), *(change(curve.at(f)) for f in shown)) for e, curve in curves]
     head = ("method", *_COST, "dense", *(f"{fraction:.0%}" for fraction in shown))
-    return Table(f"{name}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
+    return Table(f"{name}, {claim}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
 
 
 _COST = ("class", "runs a curve", "gradients")
