@@ -24,6 +24,7 @@ from benchmarks.costs import Costs
 from benchmarks.cut import CutModels
 from benchmarks.memory import Memory
 from benchmarks.oracle import Oracle
+from benchmarks.overhead import Overhead
 from benchmarks.quality import Quality
 from benchmarks.section import Bench, Level, Section, measure
 from benchmarks.share import Share
@@ -32,7 +33,17 @@ from benchmarks.step import Step
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
-SECTIONS: tuple[Section, ...] = (Step(), Costs(), Share(), Oracle(), Memory(), Quality(), CutModels(), Sweeps())
+SECTIONS: tuple[Section, ...] = (
+    Step(),
+    Costs(),
+    Share(),
+    Overhead(),
+    Oracle(),
+    Memory(),
+    Quality(),
+    CutModels(),
+    Sweeps(),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

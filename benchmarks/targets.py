@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.contestants import LITERALS
 from benchmarks.levels import FULL
+from benchmarks.overhead import EVERY_STEP
 from benchmarks.section import read
 from benchmarks.tables import Column, Row
 
@@ -114,6 +115,10 @@ TARGETS = (
     _share("singular", 0.1),
     _speed("ten block power iterations", _BLOCK_POWER, 10.0),
     _speed("the full SVD", _FULL_SVD, 30.0),
+    Target(
+        "low rank: what a proximal map of the nuclear norm in every step adds to SGD, over what SFW adds, ResNet-18",
+        "overhead", _value("over_sfw", net=_NET, method=EVERY_STEP), 3.0, most=False, write=tables.times,
+    ),
     Target(
         "quality over a training run, mean of the worst layer", "quality", _over_rows("mean", min), 0.99,
         most=False, write=tables.digits,
