@@ -229,6 +229,7 @@ def test_a_set_that_makes_no_sense_is_refused(entry, named):
         ("method.sweeps=5", "train.epochs"),
         ("data.augment=true", "data.augment: false"),
         ("train.precision=bfloat16", "train.precision: float32"),
+        ("train.compile=true", "train.compile: false"),
         ("method={type: bcd, sets: [], tolerance: 0.1, measure_every: 0}", "measure_every"),
     ],
 )

@@ -63,7 +63,8 @@ class TrainSection(Section):
     """How long and on what. `threads` null leaves torch's own choice.
 
     There is a checkpoint after every epoch, and after every `checkpoint_every` batches of one if that is given. For
-    `method.type: bcd` epochs are sweeps, and `checkpoint_every` counts them.
+    `method.type: bcd` epochs are sweeps, and `checkpoint_every` counts them. `compile` sends the forward and backward
+    passes of training through `torch.compile`, which pays on GPUs.
     """
 
     epochs: int = Field(default=10, ge=1)
