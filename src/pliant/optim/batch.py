@@ -94,7 +94,7 @@ class Batch:
     def move(self, grads: Sequence[Tensor | None], now: Situation, usable: Tensor | None) -> list[Tensor]:
         """Take the weights toward their vertices and return the step size of each point."""
         moving = [j for j, grad in enumerate(grads) if grad is not None]
-        alpha = self._step_sizes(now, usable)
+        alpha = step_sizes(self.points, now, usable)
         for j, x, move in zip(moving, now.weights, now.moves, strict=True):
             move.lerp_into(x, alpha)
             self._put_back(j, x)
@@ -114,16 +114,8 @@ class Batch:
         """Update the momentum and return it; zero for a tensor without gradient, so that it chooses no vertex."""
         if grad is None:
             return stack([torch.zeros_like(point.params[j]) for point in self.points])
-        group = self.points[0].group
         buffers = [point.states[j]["momentum_buffer"] for point in self.points]
-        old = stack(buffers)
-        if usable is not None:
-            grad = torch.where(usable, grad, 0.0)
-        fresh = grad if group["dampening"] == 0.0 else grad * (1.0 - group["dampening"])
-        if usable is None:
-            new = torch.add(fresh, old, alpha=group["momentum"], out=old)
-        else:
-            new = torch.where(usable, torch.add(fresh, old, alpha=group["momentum"]), old, out=old)
+        new = advance(stack(buffers), grad, self.points[0].group, usable)
         unstack(new, buffers)
         return new
 
@@ -144,16 +136,42 @@ class Batch:
                 state["master"].copy_(new)
             point.precision.store(p, new, state)
 
-    def _step_sizes(self, now: Situation, usable: Tensor | None) -> Tensor:
-        factor = self.rule.factor(now)
-        rates = [point.group["lr"] for point in self.points]
-        if any(isinstance(rate, Tensor) for rate in rates):
-            like = now.index
-            rate = torch.stack([_scalar(rate, like) for rate in rates])
-        else:
-            rate = numbers(rates, now.index)
-        alpha = (rate * factor).to(now.index.dtype).clamp(0.0, 1.0)
-        return alpha if usable is None else torch.where(usable, alpha, 0.0)
+
+def advance(momentum: Tensor, grad: Tensor, group: dict[str, Any], usable: Tensor | None) -> Tensor:
+    """Return the momentum after the step, in place.
+
+    Args:
+        momentum: before it.
+        grad: of the same shape.
+        group: momentum and dampening.
+        usable: whether the step counts, a boolean on the device; None: it does.
+    """
+    if usable is not None:
+        grad = torch.where(usable, grad, 0.0)
+    fresh = grad if group["dampening"] == 0.0 else grad * (1.0 - group["dampening"])
+    if usable is None:
+        return torch.add(fresh, momentum, alpha=group["momentum"], out=momentum)
+    return torch.where(usable, torch.add(fresh, momentum, alpha=group["momentum"]), momentum, out=momentum)
+
+
+def step_sizes(points: Sequence[Point], now: Situation, usable: Tensor | None) -> Tensor:
+    """Return how far points with the same step rule go, in [0, 1], shape (points,).
+
+    Args:
+        points: at least one.
+        now: what the rule looks at.
+        usable: as of `advance`.
+    """
+    rule: StepRule = points[0].group["step_rule"]
+    factor = rule.factor(now)
+    rates = [point.group["lr"] for point in points]
+    if any(isinstance(rate, Tensor) for rate in rates):
+        like = now.index
+        rate = torch.stack([_scalar(rate, like) for rate in rates])
+    else:
+        rate = numbers(rates, now.index)
+    alpha = (rate * factor).to(now.index.dtype).clamp(0.0, 1.0)
+    return alpha if usable is None else torch.where(usable, alpha, 0.0)
 
 
 def batches(points: Iterable[Point], *, merge: bool | None) -> list[Batch]:

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from pliant.optim.account import record
 from pliant.optim.agreement import agree_over, describe
 from pliant.optim.batch import Batch, batches
+from pliant.optim.channels import ChannelBatch, apart
 from pliant.optim.diagnostics import GroupDiagnostics, diagnose
 from pliant.optim.finite import NonFinite, NonFiniteGradientError, all_finite
 from pliant.optim.free import free_step
@@ -25,6 +26,8 @@ from pliant.optim.steps import GradientScaled, StepRule
 from pliant.regions.region import Region
 from pliant.sharding import is_sharded
 from pliant.structure.plan import Plan
+
+Part = Batch | ChannelBatch | ShardedBatch
 
 
 class SFW(Optimizer):
@@ -55,7 +58,8 @@ class SFW(Optimizer):
         precision: how weights of 16 bits take small steps; others ignore it.
         exact: whether oracles are exact. By default those of singular values and of single entries of large tensors are
             nearly optimal, feasible and many times faster; what they remember is part of the state.
-        foreach: whether points of one kind and shape take the step together. None: small ones do.
+        foreach: whether points of one kind and shape take the step together. None: small ones do, and large weights of
+            all shapes share what is done with the norms of their filters.
 
     Raises:
         ValueError: if a hyper-parameter is out of range, a group has no region, the number of parameters does not fit
@@ -101,7 +105,7 @@ class SFW(Optimizer):
             raise
 
     # What the batches were made from, and the batches.
-    _layout: tuple[list[tuple[Any, ...]], list[Batch | ShardedBatch]] = ([], [])
+    _layout: tuple[list[tuple[Any, ...]], list[Part]] = ([], [])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -136,7 +140,7 @@ class SFW(Optimizer):
                 (free_step_of_part if is_sharded(p) else free_step)(p, self.state[p], group, usable)
         return loss
 
-    def _batches(self) -> list[Batch | ShardedBatch]:
+    def _batches(self) -> list[Part]:
         """Return the points that have a gradient as batches: last step's, where nothing that matters has changed."""
         constrained = [group for group in self.param_groups if group["region"] is not None]
         now = [self._fingerprint(group) for group in constrained]
@@ -144,14 +148,15 @@ class SFW(Optimizer):
             self._layout = (now, self._new_batches(constrained))
         return self._layout[1]
 
-    def _new_batches(self, groups: list[dict[str, Any]]) -> list[Batch | ShardedBatch]:
+    def _new_batches(self, groups: list[dict[str, Any]]) -> list[Part]:
         points = [point for group in groups for point in self.points(group)]
         spread = [point for point in points if any(map(is_sharded, point.params))]
         if spread:
             agree_over(spread[0].params, describe(self.param_groups))
-        apart = set(map(id, spread))
-        together = [point for point in points if id(point) not in apart]
+        out = set(map(id, spread))
+        by_channels, together = apart(point for point in points if id(point) not in out)
         return [
+            *by_channels,
             *(
                 part
                 for choice in (None, True, False)

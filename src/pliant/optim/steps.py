@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ from pliant.regions.vertex import Move, Vertex, lengths
 from pliant.spec import register
 
 WholeNorms = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+class Lengths(ABC):
+    """Norms of points of several shapes, which have no tensors in common."""
+
+    @abstractmethod
+    def distance(self) -> Tensor:
+        """Return norm_2(theta - v), shape (points,)."""
+
+    @abstractmethod
+    def size(self) -> Tensor:
+        """Return norm_2(m), shape (points,)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Situation:
         diameter: Euclidean diameters of the regions, shape (points,).
         index: number of steps that each point has taken before this one, shape (points,).
         whole: makes norms of whole tensors of those of the parts that are here; None: the tensors are whole.
+        lengths: of points of several shapes; weights, vertices and momentum are empty then.
     """
 
     weights: Sequence[Tensor]
@@ -36,10 +50,13 @@ class Situation:
     diameter: Tensor
     index: Tensor
     whole: WholeNorms | None = None
+    lengths: Lengths | None = None
     _measures: list[tuple[Tensor, Move]] = field(default_factory=list, init=False, repr=False)
 
     def distance(self) -> Tensor:
         """Return norm_2(theta - v), shape (points,). Asking for it uses up the vertices."""
+        if self.lengths is not None:
+            return self.lengths.distance()
         if not self._measures:
             self._measures.extend(v.measure(x) for x, v in zip(self.weights, self.vertices, strict=True))
         return self._together([length for length, _ in self._measures])
@@ -51,6 +68,8 @@ class Situation:
 
     def size(self) -> Tensor:
         """Return norm_2(m), shape (points,)."""
+        if self.lengths is not None:
+            return self.lengths.size()
         if self.whole is not None:  # an oracle that saw a part of the momentum would have found a part of its norm
             return self._together([lengths(m, 1) for m in self.momentum])
         pairs = zip(self.momentum, self.vertices, strict=True)
@@ -62,7 +81,13 @@ class Situation:
 
 
 class StepRule(ABC):
-    """Gives the factor that the group's lr is multiplied by; the product is clamped to [0, 1]."""
+    """Gives the factor that the group's lr is multiplied by; the product is clamped to [0, 1].
+
+    `of_lengths` tells whether the factor follows from nothing but `Situation.distance()`, `size()`, `diameter` and
+    `index`. Such a rule serves points of different shapes together.
+    """
+
+    of_lengths: ClassVar[bool] = False
 
     @abstractmethod
     def factor(self, now: Situation) -> Tensor | float:
@@ -74,6 +99,8 @@ class StepRule(ABC):
 class Raw(StepRule):
     """Step size lr."""
 
+    of_lengths: ClassVar[bool] = True
+
     def factor(self, now: Situation) -> Tensor | float:  # noqa: ARG002  (constant)
         return 1.0
 
@@ -82,6 +109,8 @@ class Raw(StepRule):
 @dataclass(frozen=True)
 class DiameterScaled(StepRule):
     """Step size lr / diameter. Reference: Pokutta, Spiegel, Zimmer (2020)."""
+
+    of_lengths: ClassVar[bool] = True
 
     def factor(self, now: Situation) -> Tensor | float:
         return 1.0 / now.diameter
@@ -92,6 +121,8 @@ class DiameterScaled(StepRule):
 class GradientScaled(StepRule):
     """Step size lr * |m| / |theta - v|: the step is as long as SGD's. Reference: Zimmer, Spiegel, Pokutta (2022)."""
 
+    of_lengths: ClassVar[bool] = True
+
     def factor(self, now: Situation) -> Tensor | float:
         distance = now.distance()
         return torch.where(distance > 0, now.size() / nonzero_length(distance), 0.0)
@@ -101,6 +132,8 @@ class GradientScaled(StepRule):
 @dataclass(frozen=True)
 class FastGradientScaled(StepRule):
     """Step size lr * |m| / (diameter / 2): like `GradientScaled` near the origin, a pass over the weights cheaper."""
+
+    of_lengths: ClassVar[bool] = True
 
     def factor(self, now: Situation) -> Tensor | float:
         return now.size() * (2.0 / now.diameter)
@@ -170,6 +203,8 @@ class Shrinkage(StepRule):
     Raises:
         ValueError: if total or steps is out of range, or the run is so short that a step size would exceed 1.
     """
+
+    of_lengths: ClassVar[bool] = True
 
     total: float
     steps: int

@@ -122,9 +122,9 @@ class Channels(Vertex):
 
     def measure(self, x: Tensor) -> tuple[Tensor, Move]:
         rows = self._channels(x)
-        norms = torch.linalg.vector_norm(rows.flatten(1), dim=-1)
+        norms = torch.linalg.vector_norm(rows.reshape(rows.shape[0], -1), dim=-1)  # an entry is a channel of a vector
         chosen = rows.index_select(0, self.index).addcmul_(self.values, self.factors, value=-1)
-        norms.index_copy_(0, self.index, torch.linalg.vector_norm(chosen.flatten(1), dim=-1))
+        norms.index_copy_(0, self.index, torch.linalg.vector_norm(chosen.reshape(chosen.shape[0], -1), dim=-1))
         return torch.linalg.vector_norm(norms).reshape([1] * self.lead), self
 
     def lerp_into(self, x: Tensor, alpha: Tensor) -> None:

@@ -170,7 +170,7 @@ class Filters(View):
             return (self.scaled(x, ratio(a, norms)),)
         top, index = norms.reshape(-1).topk(pattern.count)
         rows = x[(0,) * self.batch]
-        factors = across(_channel_factors(top, pattern), rows.ndim)
+        factors = across(channel_factors(top, pattern), rows.ndim)
         asked = torch.linalg.vector_norm(found, dim=-1)
         return (Channels(index, rows.index_select(0, index), factors, rows.shape, self.batch, asked),)
 
@@ -239,12 +239,22 @@ class Singular(View):
         return LowRank(left, right, self.axes, x.shape[self.batch :])
 
 
-def _channel_factors(top: Tensor, pattern: Proportional | Flat) -> Tensor:
-    """Return what channels of these norms, in descending order, are multiplied by: one factor each, or one for all."""
+def channel_factors(top: Tensor, pattern: Proportional | Flat) -> Tensor:
+    """Return what channels of these norms, in descending order, are multiplied by: one factor each, or one for all.
+
+    Args:
+        top: shape (*batch, k), zero where there are fewer.
+        pattern: how channels are weighed.
+
+    Returns:
+        shape (*batch, k) or (*batch, 1).
+    """
     if isinstance(pattern, Flat):
         return ratio(torch.ones_like(top), top)
-    unit = top / nonzero(top[:1])  # squares of tiny or huge norms leave the range of the dtype
-    return unit[:1] / (nonzero(top[:1]) * nonzero_length(torch.linalg.vector_norm(unit)))
+    peak = nonzero(top[..., :1])
+    unit = top / peak  # squares of tiny or huge norms leave the range of the dtype
+    # One after the other: the product of the smallest divisors is 0, and what is chosen of a zero gradient 0 / 0.
+    return unit[..., :1] / peak / nonzero_length(torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
 
 
 def exact_maximiser(view: View, gauge: Gauge, xs: Sequence[Tensor]) -> tuple[Vertex, ...]:
