@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pliant import atomic
-from pliant.compress import Energy, LowRank, SquaredEnergy, compress
+from pliant.compress import Energy, LowRank, SquaredEnergy, compress, recalibrate_batchnorm
 from pliant.training.build import judge
 from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
@@ -71,18 +71,16 @@ def cut(run: Run) -> Iterator[Row]:
 def row(run: Run, before: float, name: str, rule: Rule) -> Row:
     """Cut a run by a rule."""
     images = run.data.calibration(IMAGES, run.recipe.data.batch_size, run.recipe.seed)
-    one, other = (
-        compress(run.model, LowRank(rule=rule), example=run.data.example(), calibrate=c) for c in (None, images)
-    )
-    report = one.report
+    found = compress(run.model, LowRank(rule=rule), example=run.data.example())
+    report = found.report
     return Row(
         method=run.recipe.name.rpartition("/")[2].removesuffix("-{seed}"),
         seed=run.recipe.seed,
         rule=name,
         level=rule.level or 1.0,
         before=before,
-        raw=judge(run.recipe, run.data, one.model),
-        recalibrated=judge(run.recipe, run.data, other.model),
+        raw=judge(run.recipe, run.data, found.model),
+        recalibrated=judge(run.recipe, run.data, recalibrate_batchnorm(found.model, images)),
         parameters=report.after.parameters,
         dense_parameters=report.before.parameters,
         ranks=report.removed / report.atoms,
