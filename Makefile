@@ -7,13 +7,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 .PHONY: help demo test test-all bench results-cpu results-gpu lint format types clean
 
 help:
-	@echo "make demo      train, cut and draw on real images (two minutes)"
-	@echo "make test      lint, format check, types, tests, doctests"
-	@echo "make test-all  the same, slow tests included"
-	@echo "make bench     speed and memory against the obvious alternatives, ten minutes on a quiet machine"
-	@echo "make results-cpu  the comparison of all methods, three seeds: hours, goes on where it was"
-	@echo "make results-gpu  nine minutes of the comparison on a GPU: run it until all is done"
-	@echo "make format    reformat and fix what can be fixed"
+	@echo "make demo         train, cut and draw on real images (two minutes)"
+	@echo "make test         lint, format check, types, tests, doctests"
+	@echo "make test-all     the same, slow tests included"
+	@echo "make bench        speed and memory against the obvious alternatives, ten minutes on a quiet machine"
+	@echo "make results-cpu  all methods, three seeds: a day of one core, goes on where it was"
+	@echo "make results-gpu  nine minutes of the same on a GPU: run it until all is done"
+	@echo "make format       reformat and fix what can be fixed"
 
 demo: $(VENV)/.run
 	$(BIN)/pliant demo --overwrite

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.literal import Best, LiteralSFW, block_power, full_svd
-from benchmarks.workloads import Net
+from benchmarks.timing import Effort, Timing, compare
+from benchmarks.workloads import Drift, Net
 from pliant import SFW, Constraint, FastGradientScaled, Filters, Free, Plan, Rule, TopK
 from pliant.structure.matricise import PRUNABLE
 
@@ -137,6 +138,20 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "exact": {"exact": True},
     "loop": {"foreach": False},
 }
+
+
+def contest(entries: Sequence[Entry], model: nn.Module, *, device: torch.device, effort: Effort) -> dict[str, Timing]:
+    """Time the steps of all entries in turns, on gradients that drift from round to round."""
+    contestants = {entry.name: entry.enter(model) for entry in entries}
+    drift = Drift.of(model, device)
+
+    def move() -> None:
+        drift.move()
+        for contestant in contestants.values():
+            contestant.give(drift.gradients)
+
+    steps: dict[str, Callable[[], object]] = {name: one.optimizer.step for name, one in contestants.items()}
+    return compare(steps, device=device, effort=effort, between=move)
 
 
 def constrained(net: Net) -> tuple[Constrained, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from torch import nn
 
 from benchmarks import tables
-from benchmarks.contestants import LR, SGD, VIEWS, Constrained, Contestant, Entry
+from benchmarks.contestants import LR, SGD, VIEWS, Constrained, Contestant, Entry, contest
 from benchmarks.section import Bench, Section
 from benchmarks.tables import Column, Row
-from benchmarks.timing import Timing, compare
-from benchmarks.workloads import NETS, Drift
+from benchmarks.timing import Timing
+from benchmarks.workloads import NETS
 from pliant.methods import Around, NuclearNorm, Subgradient, penalised, penalised_groups
 from pliant.optim import ProximalSGD
 
@@ -83,16 +83,7 @@ class Overhead(Section):
 
 def _rows(net: str, bench: Bench) -> list[Row]:
     model = NETS[net].build(bench.device)
-    contestants = {entry.name: entry.enter(model) for entry in ENTRIES}
-    drift = Drift.of(model, bench.device)
-
-    def move() -> None:
-        drift.move()
-        for contestant in contestants.values():
-            contestant.give(drift.gradients)
-
-    steps: dict[str, Callable[[], object]] = {name: one.optimizer.step for name, one in contestants.items()}
-    found = compare(steps, device=bench.device, effort=bench.level.effort, between=move)
+    found = contest(ENTRIES, model, device=bench.device, effort=bench.level.effort)
     plain, sgd, sfw = found[ENTRIES[-1].name], found[SGD.name], found[SFW_NAME]
     rows = [_row(net, name, timing, sgd, sfw) for name, timing in found.items() if timing is not plain]
     once = found[EVERY_STEP].median - plain.median  # the map alone, where it is applied once an epoch
@@ -106,6 +97,6 @@ def _row(net: str, name: str, timing: Timing, sgd: Timing, sfw: Timing) -> Row:
     row: Row = {"net": net, "method": name, "seconds": timing.median}
     if timing is sgd:
         return row
-    pairs = list(zip(timing.rounds, sfw.rounds, sgd.rounds, strict=False))
-    ratio = median((mine - base) / (ours - base) for mine, ours, base in pairs)
+    turns = zip(timing.rounds, sfw.rounds, sgd.rounds, strict=False)  # what takes long has one
+    ratio = median((mine - base) / (ours - base) for mine, ours, base in turns)
     return row | {"added": STEPS * (timing.median - sgd.median), "over_sfw": ratio}

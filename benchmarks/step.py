@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from benchmarks import floor, tables
-from benchmarks.contestants import ADAMW, FUSED, LITERALS, SGD, Constrained, Entry, Muon, constrained, variants
+from benchmarks.contestants import ADAMW, FUSED, LITERALS, SGD, Constrained, Entry, Muon, constrained, contest, variants
 from benchmarks.section import Bench, Section
 from benchmarks.tables import Column, Row
-from benchmarks.timing import Timing, compare
-from benchmarks.workloads import NETS, Drift
+from benchmarks.timing import Timing
+from benchmarks.workloads import NETS
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,7 @@ def _net(net: str, bench: Bench) -> list[Row]:
     spec = NETS[net]
     model = spec.build(bench.device)
     entries = [SGD, FUSED, ADAMW, Muon(), *constrained(spec), *variants(), *(LITERALS if spec.literal else ())]
-    contestants = {entry.name: entry.enter(model) for entry in entries}
-    drift = Drift.of(model, bench.device)
-
-    def move() -> None:
-        drift.move()
-        for contestant in contestants.values():
-            contestant.give(drift.gradients)
-
-    steps = {name: contestant.optimizer.step for name, contestant in contestants.items()}
-    found = compare(steps, device=bench.device, effort=bench.level.effort, between=move)
+    found = contest(entries, model, device=bench.device, effort=bench.level.effort)
     count = sum(p.numel() for p in model.parameters())
     rates = floor.rates(count, device=bench.device, effort=bench.level.effort)
     return [_row(net, entry, model, found, rates) for entry in entries]

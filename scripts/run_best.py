@@ -11,11 +11,11 @@ be interrupted and repeated.
 import argparse
 from pathlib import Path
 
-from pliant.report.rows import SweepRow, TrialRow, read_rows
-from pliant.training.experiment import complete, load_run
+from suite import perform
+
+from pliant.report.rows import TrialRow, read_rows
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
-from pliant.training.sweeping import sweep_run
 from pliant.training.tuning.task import Task, tasks_of, written
 from pliant.training.tuning.tune import trials_of
 
@@ -36,7 +36,8 @@ def main() -> None:
         if best is None:
             continue
         for seed in range(options.seeds):
-            run(Recipe.from_yaml(task.recipe, [*best, *options.override, f"seed={seed}", "tune=null"]), options.runs)
+            recipe = Recipe.from_yaml(task.recipe, [*best, *options.override, f"seed={seed}", "tune=null"])
+            perform(recipe, RunFolder(options.runs / recipe.run_name))
 
 
 def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
@@ -47,16 +48,6 @@ def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
         print(f"{task.method}: {len(own)} of {task.effort.trials} trials, {len(scored)} of them with a score: left out")
         return None
     return written(scored[max(scored)].overrides)
-
-
-def run(recipe: Recipe, runs: Path) -> None:
-    """Train and sweep, as far as that is not done."""
-    folder = RunFolder(runs / recipe.run_name)
-    complete(recipe, folder)
-    cuts = len(recipe.sweep.compressors) * len(recipe.sweep.fractions)
-    if len(read_rows(folder.sweep, SweepRow)) < cuts:
-        for row in sweep_run(load_run(folder), recipe.sweep):
-            print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pydantic import Field
 
+from pliant.data import DatasetNotFoundError, load
 from pliant.report.publish import publish_study
 from pliant.report.rows import SweepRow, read_rows
 from pliant.report.study import read_record, study
@@ -27,6 +29,7 @@ from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
 from pliant.training.recipe_file import from_mapping, parse
 from pliant.training.recipe_section import Section
+from pliant.training.recipe_sweep import SweepSection
 from pliant.training.sweeping import sweep_run
 
 
@@ -62,21 +65,29 @@ class Task:
     recipe: Recipe
     folder: RunFolder
 
-    def missing(self) -> bool:
-        """Tell whether cuts that the recipe asks for have no row yet."""
-        asked = {(label_of(spec), f) for spec in self.recipe.sweep.compressors for f in self.recipe.sweep.fractions}
-        return bool(asked - {(row.compressor, row.fraction) for row in read_rows(self.folder.sweep, SweepRow)})
 
-    def perform(self, stop: Callable[[], bool]) -> bool:
-        """Train and sweep what is missing; return whether nothing is left."""
-        if not complete(self.recipe, self.folder, stop=stop):
-            return False
-        if self.missing():
-            for row in sweep_run(load_run(self.folder), self.recipe.sweep):
-                print(f"{self.recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
-                if stop():
-                    return not self.missing()
-        return True
+def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> bool:
+    """Train a run and sweep it, as far as that is not done; return whether nothing is left."""
+    if not complete(recipe, folder, stop=stop):
+        return False
+    if sections := missing(recipe, folder):
+        run = load_run(folder)
+        for row in chain.from_iterable(sweep_run(run, section) for section in sections):
+            print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
+            if stop():
+                break
+    return not missing(recipe, folder)
+
+
+def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
+    """Return the cuts that a recipe asks for and that have no row yet, a section for each compressor."""
+    done = {(row.compressor, row.fraction) for row in read_rows(folder.sweep, SweepRow)}
+    sections = []
+    for spec in recipe.sweep.compressors:
+        left = [fraction for fraction in recipe.sweep.fractions if (label_of(spec), fraction) not in done]
+        if left:
+            sections.append(recipe.sweep.model_copy(update={"compressors": [spec], "fractions": left}))
+    return sections
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,10 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     suite = read(options.suite)
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     left = 0
-    tasks = list(tasks_of(suite, options.runs, options.seeds))
+
+    def over() -> bool:
+        return end is not None and time.monotonic() > end
+
+    tasks = with_data(tasks_of(suite, options.runs, options.seeds))
     for task in tasks:
-        over = end is not None and time.monotonic() > end
-        left += over or not task.perform(lambda: end is not None and time.monotonic() > end)
+        left += over() or not perform(task.recipe, task.folder, over)
     for name in suite.reports:
         report(options.output / name, suite.reports[name].title, [task for task in tasks if task.report == name])
     print(f"{len(tasks) - left} of {len(tasks)} runs are done" + (": run it again" if left else ""))
@@ -117,9 +131,27 @@ def tasks_of(suite: Suite, runs: Path, seeds: int | None) -> Iterator[Task]:
                 yield Task(name, recipe, RunFolder(runs / recipe.run_name))
 
 
+def with_data(tasks: Iterable[Task]) -> list[Task]:
+    """Return the tasks whose data is there, and say what is left out for want of data before hours have passed."""
+    errors: dict[str, str | None] = {}
+    kept = []
+    for task in tasks:
+        data = task.recipe.data
+        if data.name not in errors:
+            try:
+                load(data.name, data.root, **data.args)
+                errors[data.name] = None
+            except DatasetNotFoundError as error:
+                errors[data.name] = str(error)
+                print(f"left out, all runs on {data.name}: {error}", flush=True)
+        if errors[data.name] is None:
+            kept.append(task)
+    return kept
+
+
 def report(output: Path, title: str, tasks: list[Task]) -> None:
     """Write a report of the runs that are swept."""
-    done = [task.folder.path for task in tasks if task.folder.sweep.exists() and not task.missing()]
+    done = [task.folder.path for task in tasks if task.folder.sweep.exists() and not missing(task.recipe, task.folder)]
     if done:
         publish_study(output, study([read_record(path) for path in done]), title=title)
 

@@ -54,3 +54,23 @@ def test_a_suite_that_was_out_of_time_goes_on_to_its_report(small, capsys):
     assert ended(small) == 0
     assert "4 of 4 runs are done" in capsys.readouterr().out
     assert sorted(path.stat().st_mtime_ns for path in (small / "runs").rglob("*-0/*")) == done
+
+
+def test_a_sweep_that_was_cut_short_goes_on_with_what_is_missing(small):
+    assert ended(small, "--seeds", "1") == 0
+    sweep = small / "runs" / "small" / "digits" / "sgd-0" / "sweep.jsonl"
+    rows = sweep.read_text().splitlines()
+    sweep.write_text(rows[0] + "\n")
+    assert ended(small, "--seeds", "1") == 0
+    assert sweep.read_text().splitlines() == rows
+
+
+def test_runs_without_their_data_are_left_out_and_named_before_any_training(small, capsys, monkeypatch):
+    monkeypatch.setenv("PLIANT_DATA", str(small / "nowhere"))
+    file = small / "suite.yaml"
+    other = "      - {name: far, recipe: TINY, override: [data.name=cifar100, data.root=FAR]}\n"
+    file.write_text(file.read_text() + other.replace("TINY", f"{small}/tiny.yaml").replace("FAR", str(small / "far")))
+    assert ended(small, "--minutes", "0") == 1
+    said = capsys.readouterr().out
+    assert "left out, all runs on cifar100" in said
+    assert "0 of 4 runs are done" in said

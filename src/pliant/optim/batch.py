@@ -52,12 +52,8 @@ class Batch:
             grads: what `gradients` returned.
             usable: whether the step counts, a boolean on any device; None: it does.
         """
-        for point in self.points:
-            point.prepare()
-        device = self.points[0].params[0].device
-        if usable is not None:
-            usable = usable.to(device, non_blocking=True)
-        with full_precision(device):
+        usable = ready(self.points, usable)
+        with full_precision(self.points[0].params[0].device):
             momentum = self.advance(grads, usable)
             now = self.situation(grads, momentum, self.oracle.vertices(momentum, usable))
             return self.move(grads, now, usable)
@@ -135,6 +131,13 @@ class Batch:
             if "master" in state and len(params) > 1:
                 state["master"].copy_(new)
             point.precision.store(p, new, state)
+
+
+def ready(points: Sequence[Point], usable: Tensor | None) -> Tensor | None:
+    """Prepare the states of points, which are on one device, and return there whether the step counts."""
+    for point in points:
+        point.prepare()
+    return None if usable is None else usable.to(points[0].params[0].device, non_blocking=True)
 
 
 def advance(momentum: Tensor, grad: Tensor, group: dict[str, Any], usable: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pliant.optim.batch import advance, step_sizes
+from pliant.optim.batch import advance, ready, step_sizes
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF
 from pliant.optim.stacking import numbers, stack
@@ -173,13 +173,9 @@ class ChannelBatch:
             grads: what `gradients` returned.
             usable: whether the step counts, a boolean on any device; None: it does.
         """
-        for point in self.points:
-            point.prepare()
+        usable = ready(self.points, usable)
         weights = [point.params[0].detach() for point in self.points]
-        device = weights[0].device
-        if usable is not None:
-            usable = usable.to(device, non_blocking=True)
-        with full_precision(device):
+        with full_precision(weights[0].device):
             chosen = Chosen.of(self.layout, weights, self._advance(grads, usable), self.pattern, self.radii)
             steps = stack([point.states[0]["steps"] for point in self.points])
             alpha = step_sizes(self.points, Situation([], [], [], self.diameters, steps, lengths=chosen), usable)
