@@ -23,14 +23,13 @@ from pliant.data import DatasetNotFoundError, load
 from pliant.report.publish import publish_study
 from pliant.report.rows import SweepRow, read_rows
 from pliant.report.study import read_record, study
-from pliant.training.compressors import label_of
 from pliant.training.experiment import complete, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
 from pliant.training.recipe_file import from_mapping, parse
 from pliant.training.recipe_section import Section
 from pliant.training.recipe_sweep import SweepSection
-from pliant.training.sweeping import sweep_run
+from pliant.training.sweeping import series_of, sweep_run
 
 
 class Member(Section):
@@ -80,13 +79,14 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
 
 
 def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
-    """Return the cuts that a recipe asks for and that have no row yet, a section for each compressor."""
+    """Return the cuts that a recipe asks for and that have no row yet, a section for each series."""
     done = {(row.compressor, row.fraction) for row in read_rows(folder.sweep, SweepRow)}
     sections = []
-    for spec in recipe.sweep.compressors:
-        left = [fraction for fraction in recipe.sweep.fractions if (label_of(spec), fraction) not in done]
+    for series in series_of(recipe.sweep):
+        left = [fraction for fraction in series.fractions if (series.label, fraction) not in done]
         if left:
-            sections.append(recipe.sweep.model_copy(update={"compressors": [spec], "fractions": left}))
+            only = {"compressors": [series.compressor], "fractions": [], "macs": []} | {series.key: left}
+            sections.append(recipe.sweep.model_copy(update=only))
     return sections
 
 

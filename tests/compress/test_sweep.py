@@ -7,7 +7,18 @@ import torch
 from compressible import build
 from torch import nn
 
-from pliant.compress import Both, FilterPruning, LowRank, UnstructuredPruning, channel_choice, compress, sweep
+from pliant.compress import (
+    Both,
+    BudgetError,
+    FilterPruning,
+    LowRank,
+    Macs,
+    Params,
+    UnstructuredPruning,
+    channel_choice,
+    compress,
+    sweep,
+)
 from pliant.compress.chooser import chooser
 from pliant.compress.sweep import Cuts
 from pliant.structure.channels import channel_graph
@@ -51,6 +62,29 @@ def test_a_row_is_what_compress_gives():
     assert (row.parameters, row.macs) == (done.report.parameters, done.report.macs)
     assert row.raw == pytest.approx(_evaluate(example)(done.model), rel=1e-9)
     assert row.recalibrated is None
+
+
+@pytest.mark.parametrize("compressor", [FilterPruning(), LowRank(), Both()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("budget", [Macs, Params])
+def test_over_budgets_a_row_is_what_compress_gives_for_that_budget(compressor, budget):
+    model, example = build("residual")
+    rows = sweep(model, compressor, (0.0, 0.5), example=example, evaluate=_evaluate(example), budget=budget)
+    assert [row.fraction for row in rows] == [0.0, 0.5]
+    assert (rows[0].macs, rows[0].parameters) == (rows[0].dense_macs, rows[0].dense_parameters)
+    done = compress(model, compressor, budget=budget(0.5), example=example)
+    assert (rows[1].macs, rows[1].parameters) == (done.report.macs, done.report.parameters)
+    assert rows[1].raw == pytest.approx(_evaluate(example)(done.model), rel=1e-9)
+    cost = {Macs: rows[1].macs / rows[1].dense_macs, Params: rows[1].parameters / rows[1].dense_parameters}
+    assert 0.3 < cost[budget] <= 0.5
+
+
+def test_a_share_that_no_budget_can_leave_is_named():
+    model, example = build("plain")
+    judge = {"example": example, "evaluate": _evaluate(example), "budget": Macs}
+    with pytest.raises(BudgetError, match="at least"):
+        sweep(model, FilterPruning(), [0.9999], **judge)
+    with pytest.raises(ValueError, match="0 <= fraction < 1"):
+        sweep(model, FilterPruning(), [1.5], **judge)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def sweep(
     fractions: Annotated[
         str | None, typer.Option(metavar="LIST", help="Removed: 0:0.9:0.1 (both ends included), or 0.3,0.5,0.7")
     ] = None,
+    macs: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Shares of the MACs to remove: 0.3,0.5,0.75; not unstructured.")
+    ] = None,
     calibrate: Annotated[
         int | None, typer.Option(metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
@@ -55,9 +58,12 @@ def sweep(
       pliant sweep runs/fashion-filters
 
       pliant sweep runs/fashion-filters --compressor low-rank --fractions 0:0.9:0.1
+
+      pliant sweep runs/fashion-filters --compressor filters --macs 0.3:0.8:0.1
     """
     given: dict[str, Any] = {"compressors": compressor or None, "calibrate": calibrate}
     given["fractions"] = None if fractions is None else fractions_of(fractions)
+    given["macs"] = None if macs is None else fractions_of(macs)
     with joined() as world:
         sweep_folder(
             console(), RunFolder(run), {name: v for name, v in given.items() if v is not None}, data_root, world

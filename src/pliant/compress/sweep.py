@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pliant.compress.atoms import check_fraction
+from pliant.compress.budgets import Budget
 from pliant.compress.calibrate import recalibrate_batchnorm
 from pliant.compress.chooser import chooser
 from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
+from pliant.compress.cut import Cut
 from pliant.structure.norms import Example
 
 
@@ -19,7 +22,7 @@ class Row:
 
     Args:
         compressor: class name.
-        fraction: fraction of the atoms asked to go.
+        fraction: asked to go: of the atoms or, in a sweep over budgets, of what they limit.
         removed_fraction: share of the atoms that is gone.
         raw: what `evaluate` said of the cut model as it is.
         recalibrated: what it said with recomputed running statistics; None without calibration batches.
@@ -49,6 +52,7 @@ def sweep(
     evaluate: Callable[[nn.Module], float],
     calibrate: Iterable[Example] | None = None,
     realise: bool = False,
+    budget: Callable[[float], Budget] | None = None,
 ) -> list[Row]:
     """Cut one model at many fractions and evaluate each cut; the model is left as it is.
 
@@ -58,17 +62,21 @@ def sweep(
     Args:
         model: the trained model.
         compressor: what is cut and how.
-        fractions: shares of the atoms to remove, each 0 <= fraction < 1.
+        fractions: to remove, each 0 <= fraction < 1: shares of the atoms or, with `budget`, of what it limits.
         example: what the model can be called with; MACs are counted on it.
         evaluate: called with a model, for example `lambda m: accuracy(m, batches)`.
         calibrate: batches of training inputs, iterated once per fraction; None for raw numbers only.
         realise: evaluate the realised models instead.
+        budget: of the share that may stay, such as `Macs`: cut to 1 - fraction of the multiply-accumulates.
 
     Raises:
+        BudgetError: if a budget cannot be met.
         TypeError: if `compressor` is no Compressor.
         ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
     """
-    cuts = Cuts(model, compressor, example=example, evaluate=evaluate, calibrate=calibrate, realise=realise)
+    cuts = Cuts(
+        model, compressor, example=example, evaluate=evaluate, calibrate=calibrate, realise=realise, budget=budget
+    )
     return [cuts.row(fraction) for fraction in fractions]
 
 
@@ -87,6 +95,7 @@ class Cuts:
         evaluate: Callable[[nn.Module], float],
         calibrate: Iterable[Example] | None = None,
         realise: bool = False,
+        budget: Callable[[float], Budget] | None = None,
     ) -> None:
         check_kind(compressor)
         if isinstance(calibrate, Iterator):
@@ -96,10 +105,11 @@ class Cuts:
         self._evaluate = evaluate
         self._calibrate = calibrate
         self._choose = chooser(compressor, model, example)
+        self._budget = budget
 
     def row(self, fraction: float) -> Row:
         """Return the row of one fraction."""
-        cut = self._choose.cut(fraction)
+        cut = self._cut(fraction)
         warn_if_whole(cut, fraction)
         cut_model = self._smaller(self._model, cut)
         raw = self._evaluate(cut_model)
@@ -114,6 +124,12 @@ class Cuts:
             dense_parameters=cut.dense_parameters,
             dense_macs=cut.dense_macs,
         )
+
+    def _cut(self, fraction: float) -> Cut:
+        if self._budget is None:
+            return self._choose.cut(fraction)
+        check_fraction(fraction)
+        return self._choose.cut(budget=self._budget(1.0 - fraction))
 
     def _recalibrated(self, cut_model: nn.Module) -> float | None:
         if self._calibrate is None:

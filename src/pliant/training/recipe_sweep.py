@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from pliant.training.recipe_section import Section, Share
 
@@ -79,8 +79,19 @@ class ProbeSection(Section):
 
 
 class SweepSection(Section):
-    """Compressors (a name, or a mapping with options), fractions removed, and images for BatchNorm recalibration."""
+    """Compressors (a name, or a mapping with options), fractions removed, and images for BatchNorm recalibration.
+
+    `fractions` are of the atoms, `macs` of the multiply-accumulates: to those all compressors but unstructured are cut
+    besides, each layer as the budget shares it out.
+    """
 
     compressors: list[CompressorSpec] = Field(default_factory=_every_compressor, min_length=1)
-    fractions: list[Share] = Field(default_factory=_tenths, min_length=1)
+    fractions: list[Share] = Field(default_factory=_tenths)
+    macs: list[Share] = Field(default_factory=list)
     calibrate: int = Field(default=1024, ge=0)
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        if not self.fractions and not self.macs:
+            raise ValueError("fractions and macs are both empty: name at least one share to remove")
+        return self

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from pliant.compress.budgets import Macs
 from pliant.compress.sweep import Cuts
 from pliant.distributed import World
 from pliant.report.rows import SweepRow, append_row, repair
 from pliant.training.build import judge
 from pliant.training.compressors import build_compressor, label_of
+from pliant.training.recipe_sweep import CompressorSpec, SweepSection, UnstructuredSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pliant.compress import Row
     from pliant.training.experiment import Run
-    from pliant.training.recipe_sweep import CompressorSpec, SweepSection
 
 
 ALONE = World()
@@ -33,23 +35,50 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
     """
     world.on_main(lambda: repair(run.folder.sweep, SweepRow))
     images = min(section.calibrate, len(run.data.learn))
-    for spec in section.compressors:
-        cuts = _cuts(run, spec, images)
-        for start in range(0, len(section.fractions), world.size):  # one for each rank, so that rows are soon on disk
-            for row in world.spread(section.fractions[start : start + world.size], cuts.row):
-                record = _record(row, label_of(spec), images)
+    for series in series_of(section):
+        cuts = _cuts(run, series, images)
+        for start in range(0, len(series.fractions), world.size):  # one for each rank, so that rows are soon on disk
+            for row in world.spread(series.fractions[start : start + world.size], cuts.row):
+                record = _record(row, series.label, images)
                 if world.is_main:
                     append_row(run.folder.sweep, record)
                 yield record
 
 
-def _cuts(run: Run, spec: CompressorSpec, images: int) -> Cuts:
+@dataclass(frozen=True)
+class Series:
+    """Cuts by one compressor.
+
+    Args:
+        compressor: as the recipe has it.
+        label: in rows, tables and plots.
+        key: of the section: "fractions" are of the atoms, "macs" of the multiply-accumulates.
+        fractions: to be removed.
+    """
+
+    compressor: CompressorSpec
+    label: str
+    key: Literal["fractions", "macs"]
+    fractions: list[float]
+
+
+def series_of(section: SweepSection) -> Iterator[Series]:
+    """Yield what a section asks for: every compressor by its fractions, then those that can by multiply-accumulates."""
+    for spec in section.compressors:
+        yield Series(spec, label_of(spec), "fractions", section.fractions)
+    for spec in section.compressors:
+        if not isinstance(spec, UnstructuredSpec):
+            yield Series(spec, f"{label_of(spec)} by MACs", "macs", section.macs)
+
+
+def _cuts(run: Run, series: Series, images: int) -> Cuts:
     return Cuts(
         run.model,
-        build_compressor(spec),
+        build_compressor(series.compressor),
         example=run.data.example(),
         evaluate=lambda model: judge(run.recipe, run.data, model),
         calibrate=run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None,
+        budget=Macs if series.key == "macs" else None,
     )
 
 
