@@ -48,8 +48,8 @@ def sfw(model):
     return SFW(Plan.for_filters(model, k=0.3, example=EXAMPLE).param_groups(), lr=0.05, momentum=0.9)
 
 
-def around(model, compressor, *fractions, seed=0, inner=sgd):
-    return RandomCut(inner(model), model, [operator_of(compressor, model, EXAMPLE)], fractions, seed=seed)
+def around(model, compressor, *fractions, seed=0, start=0, inner=sgd):
+    return RandomCut(inner(model), model, [operator_of(compressor, model, EXAMPLE)], fractions, seed=seed, start=start)
 
 
 def learn(model, optimizer, data):
@@ -75,6 +75,18 @@ def test_at_fraction_zero_it_is_the_inner_optimizer_to_the_bit(compressor, inner
     model, plain = net(), net()
     learn(model, around(model, compressor, 0.0, inner=inner), batches(4))
     assert same(model, learn(plain, inner(plain), batches(4)))
+
+
+def test_until_it_starts_it_is_the_inner_optimizer_and_then_it_cuts_as_it_would_without():
+    data = batches(8)
+    plain, late, twin = net(), net(), net()
+    optimizer = around(late, FilterPruning(), 0.5, start=4)
+    assert same(learn(late, optimizer, data[:4]), learn(plain, sgd(plain), data[:4]))
+    always = around(twin, FilterPruning(), 0.5)
+    twin.load_state_dict(late.state_dict())
+    always.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert same(learn(late, optimizer, data[4:]), learn(twin, always, data[4:]))
+    assert not same(late, learn(plain, sgd(plain), data[4:]))
 
 
 @pytest.mark.parametrize("inner", [sgd, sfw])
@@ -202,5 +214,7 @@ def test_what_cannot_be_is_refused():
         around(model, LowRank())
     with pytest.raises(ValueError, match="0 <= fraction < 1"):
         around(model, LowRank(), 1.0)
+    with pytest.raises(ValueError, match="start must be a number of steps, at least 0, found -1"):
+        around(model, LowRank(), 0.5, start=-1)
     with pytest.raises(ValueError, match="must be that of a RandomCut, found one with state, param_groups"):
         around(model, LowRank(), 0.5).load_state_dict(sgd(model).state_dict())

@@ -40,20 +40,22 @@ class RandomCut(AtCuts):
         fractions: of the atoms that are removed; an operator and a fraction are drawn in every step, each with the same
             probability.
         seed: of the draws.
+        start: steps before the first cut: so many are ordinary ones.
 
     Raises:
-        ValueError: if there is no operator or no fraction, a fraction is not in [0, 1), or parameters of the model
-            are sharded.
+        ValueError: if there is no operator or no fraction, a fraction is not in [0, 1), `start` is negative, or
+            parameters of the model are sharded.
 
     Reference: nested dropout (Rippel, Gelbart, Adams 2014) and ordered dropout in FjORD (Horvath et al. 2021) drop the
     last units of a fixed order; here the order is the compressor's.
     """
 
     key: ClassVar = "random_cut"
-    parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "taken")
+    parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "start", "taken")
     operators: tuple[Operator, ...]
     fractions: tuple[float, ...]
     seed: int
+    start: int
 
     def __init__(
         self,
@@ -63,11 +65,14 @@ class RandomCut(AtCuts):
         fractions: tuple[float, ...],
         *,
         seed: int = 0,
+        start: int = 0,
     ) -> None:
         check_fractions(fractions)
         if not operators:
             raise ValueError("operators must be at least one, found none")
-        parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed}
+        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+            raise ValueError(f"start must be a number of steps, at least 0, found {start!r}")
+        parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed, "start": start}
         super().__init__(inner=inner, model=model, **parts)
 
     @torch.no_grad()
@@ -88,7 +93,7 @@ class RandomCut(AtCuts):
                 "RandomCut cuts the model before its gradient is taken: call step(closure) with a closure that clears "
                 "the gradients, evaluates the model, calls backward and returns the loss"
             )
-        operator, fraction = drawn(list(product(self.operators, self.fractions)), self.seed, self.taken)
+        operator, fraction = self._drawn()
         with self.kept_aside() if fraction else nullcontext():
             gates = operator.compress(fraction) if fraction else {}
             with torch.enable_grad():
@@ -104,4 +109,11 @@ class RandomCut(AtCuts):
 
     def settings(self) -> list[str]:
         """Return what is cut how, which must be alike on all processes."""
-        return [f"RandomCut(fractions={self.fractions}, seed={self.seed})", *settings_of(self.inner)]
+        own = f"RandomCut(fractions={self.fractions}, seed={self.seed}, start={self.start})"
+        return [own, *settings_of(self.inner)]
+
+    def _drawn(self) -> tuple[Operator, float]:
+        """Return what this step cuts and how much."""
+        if self.taken < self.start:
+            return self.operators[0], 0.0
+        return drawn(list(product(self.operators, self.fractions)), self.seed, self.taken)

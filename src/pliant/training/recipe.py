@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
-from pliant.training.methods import BCDMethod, Method
+from pliant.training.methods import Method
 from pliant.training.presets import with_preset
 from pliant.training.recipe_file import dump, from_mapping, overridden, read_mapping
 from pliant.training.recipe_section import Section, Share
@@ -90,14 +90,8 @@ class Recipe(Section):
     tune: TuneSection | None = None
 
     @model_validator(mode="after")
-    def _sweeps_see_images_as_they_are(self) -> Self:
-        if isinstance(self.method, BCDMethod):
-            if self.data.augment:
-                raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
-            if self.train.precision != "float32":
-                raise ValueError("method bcd solves linear systems: set train.precision: float32")
-            if self.train.compile:
-                raise ValueError("method bcd has no backward pass to compile: set train.compile: false")
+    def _method_fits(self) -> Self:
+        self.method.check(self.data, self.train)
         return self
 
     @classmethod

@@ -31,6 +31,8 @@ from pliant.training.recipe_section import Positive, Section
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pliant.training.recipe import DataSection, TrainSection
+
 LOSSES: dict[str, Loss] = {"squared": Squared(), "hinge": Hinge(), "cross-entropy": CrossEntropy()}
 MODES: dict[str, Mode] = {"penalty": PenaltyMode(), "hard": HardMode()}
 
@@ -109,6 +111,14 @@ class BCDMethod(MethodSection):
     def claim(self) -> Claim:
         """One ratio: the sets decide it."""
         return Claim.ONE_RATIO
+
+    def check(self, data: DataSection, train: TrainSection) -> None:
+        if data.augment:
+            raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
+        if train.precision != "float32":
+            raise ValueError("method bcd solves linear systems: set train.precision: float32")
+        if train.compile:
+            raise ValueError("method bcd has no backward pass to compile: set train.compile: false")
 
     def course(self) -> Course:
         """Return the options of the run."""

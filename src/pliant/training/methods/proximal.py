@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Literal, Self, final
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,9 @@ from pliant.training.methods.penalties import PenaltyOptions
 from pliant.training.methods.section import Scene
 from pliant.training.methods.switch import Switch
 from pliant.training.recipe_section import Section
+
+if TYPE_CHECKING:
+    from pliant.training.recipe import DataSection, TrainSection
 
 
 class ReloadSection(Section):
@@ -43,12 +46,14 @@ class ProximalMethod(PenaltyOptions):
         """Any ratio; with `reload`, training goes on after the cut."""
         return Claim.ANY_RATIO if self.reload is None else Claim.RETRAINED
 
+    def check(self, data: DataSection, train: TrainSection) -> None:  # noqa: ARG002  (the interface)
+        if self.reload is not None and self.reload.epoch >= train.epochs:
+            raise ValueError(
+                f"method.reload.epoch must be below train.epochs={train.epochs}, found {self.reload.epoch}"
+            )
+
     def build(self, scene: Scene) -> Method:
         """Build ProximalSGD over the penalised weights and all others."""
-        if self.reload is not None and self.reload.epoch >= scene.epochs:
-            raise ValueError(
-                f"method.reload.epoch must be below train.epochs={scene.epochs}, found {self.reload.epoch}"
-            )
         every = scene.epoch_steps if self.prox_every == "epoch" else self.prox_every
         optimizer = ProximalSGD(
             penalised_groups(scene.model, self.penalised(scene.model)),

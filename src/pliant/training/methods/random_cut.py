@@ -23,14 +23,15 @@ from pliant.training.recipe_sweep import CompressorSpec
 class RandomCutMethod(OptimizerSection):
     """Another method whose gradients are those of the model cut at a random fraction; one evaluation a step.
 
-    One of `compressors` and one of `fractions` are drawn in every step; 0.0 is the whole model. `inner` is the method
-    that takes the steps.
+    One of `compressors` and one of `fractions` are drawn in every step; 0.0 is the whole model. The share `start` of
+    the run comes before the first cut. `inner` is the method that takes the steps.
     """
 
     type: Literal["random-cut"]
     inner: Annotated[SGDMethod | SFWMethod, Field(discriminator="type")]
     compressors: Annotated[list[CompressorSpec], Field(min_length=1)]
     fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
+    start: Share = 0.0
 
     def claim(self) -> Claim:
         """Any ratio."""
@@ -41,5 +42,6 @@ class RandomCutMethod(OptimizerSection):
         method = self.inner.build(scene)
         compressors = map(build_compressor, self.compressors)
         operators = [operator_of(compressor, scene.model, scene.example) for compressor in compressors]
-        optimizer = RandomCut(method.optimizer, method.model, operators, tuple(self.fractions), seed=scene.seed)
+        draws = {"seed": scene.seed, "start": round(self.start * scene.steps)}
+        optimizer = RandomCut(method.optimizer, method.model, operators, tuple(self.fractions), **draws)
         return replace(method, optimizer=optimizer)

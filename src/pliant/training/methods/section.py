@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pliant.methods import Claim
     from pliant.training.methods.built import Method
+    from pliant.training.recipe import DataSection, TrainSection
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class MethodSection(Section):
     @abstractmethod
     def claim(self) -> Claim:
         """Return what one run of this method is good for."""
+
+    def check(self, data: DataSection, train: TrainSection) -> None:
+        """Check that the rest of the recipe goes with this method; most go with everything.
+
+        Raises:
+            ValueError: it does not; the message names what is to be set how.
+        """
 
 
 class OptimizerSection(MethodSection):
