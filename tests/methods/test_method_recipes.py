@@ -40,6 +40,14 @@ METHODS = {
         Claim.ANY_RATIO,
         1,
     ),
+    "{type: random-cut, compressors: [low-rank], start: 0.5, inner: {type: penalised, nuclear: {weight: 0.001}}}": (
+        Claim.ANY_RATIO,
+        1,
+    ),
+    "{type: random-cut, compressors: [filters], inner: {type: spectral-decay, spectral_decay: 0.1}}": (
+        Claim.ANY_RATIO,
+        1,
+    ),
     "{type: dual-averaging, filters: {weight: 0.001}, stages: 2, lr: 1.0}": (Claim.ONE_RATIO, 1),
     "{type: dual-averaging, nuclear: {weight: 0.001}, weight_decay: 0.0, settle: 0.0, lr: 1.0}": (Claim.ONE_RATIO, 1),
     "{type: dual-averaging, filters: {weight: 0.001}, adaptive: {epsilon: 0.01}, lr: 0.1}": (Claim.ONE_RATIO, 1),
@@ -107,7 +115,7 @@ def test_recipes_survive_their_own_yaml(tmp_path):
     [
         ("{type: spectral-decay}", "spectral_decay"),
         ("{type: cram, compressor: filters, fractions: [1.0]}", "fractions"),
-        ("{type: random-cut, compressors: [filters], inner: {type: cram}}", "must be one of sgd, sfw"),
+        ("{type: random-cut, compressors: [filters], inner: {type: cram}}", "must be one of sgd, sfw, penalised"),
         ("{type: dual-averaging}", "at least one of filters, inputs and nuclear"),
         ("{type: lorita, depth: 1}", "depth"),
         ("{type: trained-rank, energy: 0.0}", "energy"),

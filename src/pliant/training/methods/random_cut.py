@@ -1,4 +1,4 @@
-"""Gradients at random cuts around SGD or SFW, with any compressor of the sweep section."""
+"""Gradients at random cuts around another method, with any compressor of the sweep section."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pliant.methods.operators import operator_of
 from pliant.methods.random_cut import RandomCut
 from pliant.training.compressors import build_compressor
 from pliant.training.methods.built import Method
+from pliant.training.methods.penalised import PenalisedMethod
 from pliant.training.methods.section import OptimizerSection, Scene
 from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
+from pliant.training.methods.spectral_decay import SpectralDecayMethod
 from pliant.training.recipe_section import Share
 from pliant.training.recipe_sweep import CompressorSpec
 
@@ -28,7 +30,7 @@ class RandomCutMethod(OptimizerSection):
     """
 
     type: Literal["random-cut"]
-    inner: Annotated[SGDMethod | SFWMethod, Field(discriminator="type")]
+    inner: Annotated[SGDMethod | SFWMethod | PenalisedMethod | SpectralDecayMethod, Field(discriminator="type")]
     compressors: Annotated[list[CompressorSpec], Field(min_length=1)]
     fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
     start: Share = 0.0
