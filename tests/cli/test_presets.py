@@ -9,6 +9,15 @@ from pliant.training.recipe_file import RecipeError
 
 TINY = ("-o", "model.args={widths: [4, 4, 4, 4]}", "-o", "train={epochs: 1, device: cpu}", "-o", "data.batch_size=64")
 
+MADE_FOR = {
+    "filters": ["filters"],
+    "low-rank": ["low-rank"],
+    "both": ["filters", "low-rank", "both"],
+    "sfw-filters": ["filters"],
+    "sfw-low-rank": ["low-rank"],
+    "sfw-both": ["filters", "low-rank", "both", "unstructured"],
+}
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -27,26 +36,25 @@ def test_a_preset_alone_trains_and_sweeps_what_it_was_made_for(preset, folder):
     pliant("train", "--preset", preset, *TINY, "-o", "seed=3")
     pliant("sweep", f"runs/{preset}-3", "--fractions", "0.5", "--calibrate", "128")
     rows = read_rows(folder / "runs" / f"{preset}-3" / "sweep.jsonl", SweepRow)
-    made_for = {"both": ["filters", "low-rank", "both", "unstructured"]}.get(preset, [preset])
-    assert [row.compressor for row in rows] == made_for
+    assert [row.compressor for row in rows] == MADE_FOR[preset]
 
 
 def test_a_recipe_says_the_data_and_the_model_and_a_preset_the_method(folder):
     (folder / "mine.yaml").write_text(
         "name: mine\ndata: {name: digits}\nmodel: {name: lenet-5}\nsweep: {fractions: [0.4]}\n"
     )
-    recipe = Recipe.from_yaml(folder / "mine.yaml", ["method.k=0.2"], preset="filters")
+    recipe = Recipe.from_yaml(folder / "mine.yaml", ["method.k=0.2"], preset="sfw-filters")
     assert (recipe.run_name, recipe.model.name, recipe.sweep.fractions) == ("mine", "lenet-5", [0.4])
     assert (recipe.method.plan, recipe.method.k, recipe.method.step.total) == ("filters", 0.2, 4.5)
-    assert Recipe.from_yaml(None, preset="filters").method == recipe.method.model_copy(update={"k": 0.3})
+    assert Recipe.from_yaml(None, preset="sfw-filters").method == recipe.method.model_copy(update={"k": 0.3})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "filtres"), "must be one of filters, low-rank, both, found 'filtres'"),
+        (("--preset", "filtres"), f"must be one of {', '.join(PRESETS)}, found 'filtres'"),
         (("own.yaml", "--preset", "filters"), "the recipe has a method of its own"),
-        ((), "give a recipe file, or --preset with one of filters, low-rank, both"),
+        ((), f"give a recipe file, or --preset with one of {', '.join(PRESETS)}"),
         ((".", "--resume", "--preset", "filters"), "has its method: leave --preset out"),
         ((".",), "is a folder: give a recipe file"),
     ],

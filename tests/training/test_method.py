@@ -10,7 +10,7 @@ from pliant.optim import SFW
 from pliant.structure import Free, Plan
 from pliant.training.methods import METHODS
 from pliant.training.methods.section import Scene
-from pliant.training.schedules import Constant, Cosine, Linear, scheduler_for
+from pliant.training.schedules import Constant, Cosine, Linear, WarmCosine, scheduler_for
 
 STEPS = 8
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -53,6 +53,19 @@ def test_a_schedule_starts_at_the_whole_rate_and_ends_where_it_says(schedule, mi
     assert rates[STEPS // 2] == pytest.approx(2.0 * middle)
     assert rates[STEPS] == pytest.approx(2.0 * schedule.factor(1.0))
     assert schedule.factor(1.0) == (1.0 if schedule == Constant() else 0.0)
+
+
+def test_a_warm_schedule_rises_to_the_whole_rate_and_then_falls_as_the_cosine_does():
+    schedule = WarmCosine(0.2)
+    assert [schedule.factor(done) for done in (0.0, 0.1, 0.2, 1.0)] == pytest.approx([0.0, 0.5, 1.0, 0.0])
+    assert [schedule.factor(0.2 + 0.8 * done) for done in (0.25, 0.5, 0.9)] == pytest.approx(
+        [Cosine().factor(done) for done in (0.25, 0.5, 0.9)]
+    )
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler_for(optimizer, [schedule], STEPS)
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    with pytest.raises(ValueError, match=r"warm must be a share of the run, 0 < warm < 1, found 1\.0"):
+        WarmCosine(1.0)
 
 
 def test_shrinkage_brings_its_own_profile_while_the_rest_follows_the_schedule(model):

@@ -103,7 +103,7 @@ class Recipe(Section):
         Args:
             path: a YAML file; None, with a preset: the preset alone, cnn-4 on digits.
             overrides: "a.b=c" each, applied in this order; values are read as YAML.
-            preset: "filters", "low-rank" or "both": the method of a recipe that says none.
+            preset: such as "filters", "low-rank" or "both": the method of a recipe that says none.
 
         Raises:
             RecipeError: the file, an override or a value is not what a recipe can hold; the message names each field.

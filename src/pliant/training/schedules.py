@@ -50,11 +50,35 @@ class Cosine(Schedule):
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+@dataclass(frozen=True)
+class WarmCosine(Schedule):
+    """Rises linearly to 1 over the first part of the run, then falls to 0 along half a cosine.
+
+    Args:
+        warm: that part, a share of the run in (0, 1).
+
+    Raises:
+        ValueError: if it is no such share.
+    """
+
+    warm: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.warm < 1.0:
+            raise ValueError(f"warm must be a share of the run, 0 < warm < 1, found {self.warm!r}")
+
+    def factor(self, done: float) -> float:
+        """Return ``done / warm`` first, then the cosine of what is left."""
+        if done < self.warm:
+            return done / self.warm
+        return Cosine().factor((done - self.warm) / (1.0 - self.warm))
+
+
 def scheduler_for(optimizer: Optimizer, schedules: Sequence[Schedule], steps: int) -> LambdaLR:
     """Return a torch scheduler, to be stepped after every batch.
 
-    The factor of step ``i`` in ``0 ... steps - 1`` is ``factor(i / steps)``: the first step has the whole learning
-    rate, zero is reached just after the last.
+    The factor of step ``i`` in ``0 ... steps - 1`` is ``factor(i / steps)``: the first step has that of the start,
+    that of the end is reached just after the last.
 
     Args:
         optimizer: whose groups' learning rates are driven.

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from pliant.structure import Plan
     from pliant.training.methods.switch import Switch
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "warm-cosine"]
 SCHEDULES: dict[str, schedules.Schedule] = {
     "constant": schedules.Constant(),
     "linear": schedules.Linear(),
     "cosine": schedules.Cosine(),
+    "warm-cosine": schedules.WarmCosine(),
 }
 
 
