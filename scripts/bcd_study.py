@@ -36,6 +36,7 @@ from pliant.training.recipe import Recipe
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "bcd" / "study"
 SHARES = (0.5, 0.25, 0.15, 0.05)
 MAIN = 0.1  # the share whose descent says how long dense training may take
+LONG = 0.25
 POLISH = "{epochs: 1, lr: 0.003, project_every: 20}"
 CUT = ("sgd", "sfw-low-rank", "alvarez-salzmann")
 CUTTERS: Mapping[str, Compressor] = {"low rank": LowRank(), "tensor trains": TensorTrain(reading=Paired())}
@@ -52,6 +53,8 @@ class Network:
         seeds: how many of the seeds run; the first `whole` of them with everything, all others with `MAIN` alone.
         whole: see there.
         more: whether everything includes a sparse set, a polish, and the methods that are cut afterwards.
+        longer: everything includes a descent to `LONG` of the entries in so many times the sweeps, over which tau
+            grows by as much as over the usual ones; 0 for none.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Network:
     seeds: int = 3
     whole: int = 1
     more: bool = False
+    longer: int = 0
 
 
 def perceptron(*widths: int) -> str:
@@ -74,7 +78,7 @@ def convolutional(channels: Sequence[int], widths: Sequence[int]) -> str:
 
 STUDIES: Mapping[str, tuple[Network, ...]] = {
     "digits": (
-        Network("mlp-4", perceptron(128, 128, 128, 64), SHARES, whole=3, more=True),
+        Network("mlp-4", perceptron(128, 128, 128, 64), SHARES, whole=3, more=True, longer=20),
         Network("mlp-5", perceptron(128, 128, 128, 64, 64), (0.25,), whole=3),
         Network("cnn", convolutional((8, 16), (128, 64)), (0.25,), whole=3),
     ),
@@ -142,6 +146,8 @@ class Study:
         if network.more:
             self.descend(network, "bcd-sparse", MAIN, seed, f"{{type: sparse, k: {MAIN}}}")
             self.descend(network, "bcd-polish", MAIN, seed, trains(MAIN), f"method.polish={POLISH}")
+            if network.longer:
+                self.descend(network, f"bcd-{network.longer}x", LONG, seed, trains(LONG), *self.slower(network.longer))
             for method in CUT:
                 self.cut(Task(network, method, seed, f"{method}-{seed}"), main.seconds)
 
@@ -151,6 +157,15 @@ class Study:
         task = Task(network, "sgd-trains", seed, f"sgd-trains-{share}-{seed}", (sets(trains(share)),))
         self.note(self.fit(task.lasting(self.epochs(task, row.seconds))), task, "sgd-trains", share)
         return row
+
+    def slower(self, times: int) -> list[str]:
+        """Return the overrides of a descent with so many times the sweeps."""
+        recipe = Recipe.from_yaml(RECIPES / f"{self.data}-bcd.yaml", list(self.given))
+        growth, epochs = recipe.method.growth, times * recipe.train.epochs
+        return [
+            f"train.epochs={epochs}",
+            f"method.growth={{tau: {growth.tau ** (1 / times)}, every: {growth.every}, times: {times * growth.times}}}",
+        ]
 
     def descend(self, network: Network, name: str, share: float, seed: int, kind: str, *given: str) -> Row:
         """Run a descent."""
