@@ -12,6 +12,7 @@ import pliant
 from pliant.export import to_torch_export
 from pliant.integrations import Sweep, progress, shrinking_sfw
 from pliant.integrations.setup import unwrapped
+from pliant.methods import RandomCut, operator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's libraries warn of each other
 
@@ -172,6 +173,84 @@ def test_the_steps_of_a_trainer_are_those_it_takes(tmp_path, options, examples, 
     trainer.train()
     assert trainer.state.global_step == expected
     assert trainer.state.log_history[-1]["pliant/shrinkage"] == pytest.approx(1.0)
+
+
+IMAGE = torch.linspace(-1, 1, 6)
+
+
+def around(model):
+    inner = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    operators = [operator_of(pliant.FilterPruning(), model.net, torch.zeros(1, 6))]
+    return RandomCut(inner, model, operators, (0.0, 0.3, 0.6), seed=1)
+
+
+def trained_at_random_cuts():
+    """Ten steps of an own loop."""
+    model = _Scored(small_net())
+    optimizer = around(model)
+    for _ in range(10):
+        optimizer.begin()
+        model(IMAGE.expand(8, 6))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_trainer_takes_gradients_at_random_cuts_as_an_own_loop_does(tmp_path, accumulated):
+    from transformers import Trainer, TrainingArguments  # noqa: PLC0415
+
+    from pliant.integrations.transformers import PliantTrainerCallback  # noqa: PLC0415
+
+    model = _Scored(small_net())
+    options = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "max_grad_norm": 0.0}
+    size = 8 // accumulated
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=10,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulated,
+        lr_scheduler_type="constant",
+        **options,
+    )
+    data = [{"x": IMAGE}] * 80
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=data,
+        optimizers=(around(model), None),
+        callbacks=[PliantTrainerCallback()],
+    )
+    trainer.train()
+    for a, b in zip(model.parameters(), trained_at_random_cuts().parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does():
+    from lightning.pytorch import LightningModule, Trainer  # noqa: PLC0415
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def training_step(self, x):
+            return self.net(x).square().mean()
+
+        def configure_optimizers(self):
+            return around(self)
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    module = Module()
+    trainer = Trainer(accelerator="cpu", max_epochs=1, **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader([IMAGE] * 80, batch_size=8))
+    for a, b in zip(module.parameters(), trained_at_random_cuts().parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 class _Scored(nn.Module):

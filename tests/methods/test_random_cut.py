@@ -120,6 +120,54 @@ def test_it_is_the_slow_twin(compressor, inner):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def learn_without_closures(model, optimizer, data, parts=1):
+    for x, y in data:
+        optimizer.begin()
+        for images, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            (F.cross_entropy(model(images), labels) / parts).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize("inner", [sgd, sfw])
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_without_closures_it_is_the_same_to_the_bit(compressor, inner):
+    data = batches(6)
+    model, twin = net(), net()
+    fractions = (0.0, 0.3, 0.6)
+    learn(model, around(model, compressor, *fractions, inner=inner), data)
+    assert same(model, learn_without_closures(twin, around(twin, compressor, *fractions, inner=inner), data))
+
+
+def test_gradients_of_several_batches_are_all_those_of_one_cut():
+    data = batches(4)
+    norms = (nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))  # no statistics of a batch
+    model, twin = nn.Sequential(*copy.deepcopy(norms)), nn.Sequential(*copy.deepcopy(norms))
+    learn_without_closures(model, around(model, FilterPruning(), 0.3, 0.6), data)
+    learn_without_closures(twin, around(twin, FilterPruning(), 0.3, 0.6), data, parts=4)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_between_begin_and_step_the_model_is_the_cut_one_and_restore_ends_that():
+    model = net()
+    whole = copy.deepcopy(model)
+    optimizer = around(model, FilterPruning(), 0.5)
+    cut = FilterPruning().truncate(whole, FilterPruning().select(whole, 0.5, example=EXAMPLE))
+    for _ in range(2):  # a step in between may have been skipped
+        assert optimizer.begin() == 0.5
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), cut.parameters(), strict=True))
+        assert not same(model, whole)
+    model(torch.randn(4, 1, 6, 6))
+    optimizer.restore()
+    assert same(model, whole)
+    optimizer.restore()
+    assert same(model, whole)
+    with pytest.raises(ValueError, match="call begin"):
+        optimizer.step()
+
+
 def test_every_operator_and_every_fraction_is_drawn_equally_often():
     class Counted(Operator):
         def __init__(self):
@@ -206,7 +254,7 @@ def test_a_failing_pass_leaves_the_weights_as_they_were():
 
 def test_what_cannot_be_is_refused():
     model = net()
-    with pytest.raises(ValueError, match="cuts the model before its gradient is taken"):
+    with pytest.raises(ValueError, match=r"cuts the model before its gradient is taken: call begin\(\)"):
         around(model, LowRank(), 0.5).step()
     with pytest.raises(ValueError, match="operators must be at least one"):
         RandomCut(sgd(model), model, [], (0.5,))

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
-from pliant.integrations.setup import Sweep, progress
+from pliant.integrations.setup import Sweep, progress, unwrapped
+from pliant.methods import RandomCut
 
 
 def steps_of(args: TrainingArguments, examples: int) -> int:
@@ -31,12 +32,29 @@ def steps_of(args: TrainingArguments, examples: int) -> int:
 class PliantTrainerCallback(TrainerCallback):  # type: ignore[misc]  # its library is not followed
     """Adds shrinkage, share of the initial weights left and feasibility to the logs; sweeps when training ends.
 
+    It cuts the model before every step of a `RandomCut`, which a `Trainer` steps without a closure.
+
     Args:
         sweep: what is cut at the end; None: nothing.
     """
 
     def __init__(self, sweep: Sweep | None = None) -> None:
         self.sweep = sweep
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Cut the model for the gradients of this step, if that is what the optimizer does."""
+        del args, state, control, kwargs
+        found = None if optimizer is None else unwrapped(optimizer)
+        if isinstance(found, RandomCut):
+            found.begin()
 
     def on_log(
         self,

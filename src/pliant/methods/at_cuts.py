@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.methods.outer import Outer
 from pliant.sharding import is_sharded
+
+Copies = Sequence[tuple[Tensor, Tensor]]
 
 
 class AtCuts(Outer):
@@ -42,13 +45,16 @@ class AtCuts(Outer):
     @contextmanager
     def kept_aside(self) -> Iterator[None]:
         """Put all parameters and buffers back to the bit, whatever happens to them, without moving any tensor."""
-        tensors = list({id(t): t for t in (*self.params(), *self.model.parameters(), *self.model.buffers())}.values())
-        before = [t.detach().clone() for t in tensors]
+        before = self.copies()
         try:
             yield
         finally:
-            for tensor, old in zip(tensors, before, strict=True):
-                tensor.copy_(old)
+            put_back(before)
+
+    def copies(self) -> Copies:
+        """Return all parameters and buffers with copies of what is in them."""
+        tensors = {id(t): t for t in (*self.params(), *self.model.parameters(), *self.model.buffers())}
+        return [(t, t.detach().clone()) for t in tensors.values()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state and the number of steps."""
@@ -67,3 +73,10 @@ class AtCuts(Outer):
         self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != self.key})
         self.taken = state_dict[self.key]["taken"]
         self.share()
+
+
+def put_back(copies: Copies) -> None:
+    """Make tensors what they were, in place."""
+    with torch.no_grad():
+        for tensor, old in copies:
+            tensor.copy_(old)

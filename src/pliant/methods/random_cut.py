@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.methods.at_cuts import AtCuts
+from pliant.methods.at_cuts import AtCuts, Copies, put_back
 from pliant.methods.draws import check_fractions, drawn
-from pliant.methods.operators import Operator
+from pliant.methods.operators import Gate, Operator
 from pliant.optim.agreement import settings_of
 
 
@@ -31,6 +30,13 @@ class RandomCut(AtCuts):
 
     Around an evaluation at a cut, parameters and buffers of the model are kept aside and put back, so that running
     statistics of norm layers see the whole model alone, in the steps of fraction 0; what is cut wants recalibration.
+
+    Loops that hand no closure to the optimizer call `begin` before the forward pass; everything else stays as it is:
+
+        optimizer.begin()
+        loss(model(x), y).backward()      # accumulated over several batches, clipped, as you like
+        optimizer.step()
+        optimizer.zero_grad()
 
     Args:
         inner: any optimizer over the model's parameters that takes its step from the gradients that are there.
@@ -57,6 +63,10 @@ class RandomCut(AtCuts):
     seed: int
     start: int
 
+    # Between `begin` and `step`: what is to be put back, and what of the gradients counts.
+    _aside: Copies = ()
+    _gates: Mapping[Tensor, Gate] | None = None
+
     def __init__(
         self,
         inner: Optimizer,
@@ -76,28 +86,61 @@ class RandomCut(AtCuts):
         super().__init__(inner=inner, model=model, **parts)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
+    def begin(self) -> float:
+        """Cut the weights for the passes that the next `step()` takes its gradients from, in loops without closures.
+
+        Until then the model *is* the cut one, buffers included; `step` and `restore` put everything back. What an
+        earlier call has cut and no step has put back (a step that a gradient scaler has skipped) is put back first.
+
+        Returns:
+            The fraction of the atoms that is removed.
+        """
+        self.restore()
+        operator, fraction = self._drawn()
+        self._aside = self.copies() if fraction else ()
+        try:
+            self._gates = operator.compress(fraction) if fraction else {}
+        except BaseException:
+            self.restore()
+            raise
+        return fraction
+
+    def restore(self) -> None:
+        """Put back what `begin` has cut, without a step; do nothing where nothing is cut."""
+        put_back(self._aside)
+        self._aside, self._gates = (), None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step.
 
         Args:
             closure: clears the gradients, evaluates the model, sets the gradients and returns the loss; called once.
+                None: `begin` was called before the passes, and the gradients are there.
 
         Returns:
-            The loss of the model as it was cut.
+            The loss of the model as it was cut; None without a closure.
 
         Raises:
-            ValueError: without a closure.
+            ValueError: without a closure and without `begin`.
         """
-        if closure is None:
+        loss = None
+        if closure is not None:
+            self.begin()
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+            except BaseException:
+                self.restore()
+                raise
+        if self._gates is None:
             raise ValueError(
-                "RandomCut cuts the model before its gradient is taken: call step(closure) with a closure that clears "
-                "the gradients, evaluates the model, calls backward and returns the loss"
+                "RandomCut cuts the model before its gradient is taken: call begin() before the forward pass, or "
+                "step(closure) with a closure that clears the gradients, evaluates the model, calls backward and "
+                "returns the loss"
             )
-        operator, fraction = self._drawn()
-        with self.kept_aside() if fraction else nullcontext():
-            gates = operator.compress(fraction) if fraction else {}
-            with torch.enable_grad():
-                loss = closure()
+        gates = self._gates
+        self.restore()
         found = [(p, p.grad) for p in self.params() if p.grad is not None]
         for p, grad in found:
             p.grad = gates[p](grad) if p in gates else grad
