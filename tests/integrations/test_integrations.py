@@ -70,6 +70,8 @@ def test_wrapped_optimizers_are_found():
     wrapped = Accelerator(cpu=True).prepare(optimizer)
     assert unwrapped(wrapped) is optimizer
     assert progress(wrapped) == progress(optimizer)
+    operators = [operator_of(pliant.FilterPruning(), model, torch.zeros(1, 6))]
+    assert progress(RandomCut(optimizer, model, operators, (0.0, 0.5))) == progress(optimizer)
 
 
 def test_a_sweep_leaves_the_model_alone():

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pliant.compress import Compressor, Row, sweep
+from pliant.methods.outer import innermost
 from pliant.optim import SFW, Shrinkage
 from pliant.optim.steps import Linear as LinearProfile
 from pliant.optim.steps import Profile
@@ -51,13 +52,13 @@ def shrinking_sfw(
 
 
 def progress(optimizer: Optimizer) -> dict[str, float]:
-    """Return what is worth logging of `SFW`, or nothing for another optimizer; waits for the device.
+    """Return what is worth logging of `SFW`, alone or inside another one, or nothing; waits for the device.
 
     Returns:
         "pliant/shrinkage", the sum of the step sizes so far; "pliant/kept", the share of the initial weights left;
         "pliant/fullness", the largest norm over its radius: at most 1, up to rounding, while all is feasible.
     """
-    found = unwrapped(optimizer)
+    found = innermost(unwrapped(optimizer))
     if not isinstance(found, SFW):
         return {}
     return {

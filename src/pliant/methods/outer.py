@@ -37,3 +37,10 @@ class Outer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         self.inner.add_param_group(param_group)
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that takes the steps, inside all that is around it."""
+    while isinstance(optimizer, Outer):
+        optimizer = optimizer.inner
+    return optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pliant.methods.outer import Outer
+from pliant.methods.outer import innermost
 from pliant.optim import SFW, Shrinkage
 from pliant.training import schedules
 
@@ -106,6 +106,5 @@ def _has_profile(group: dict[str, Any]) -> bool:
 
 
 def _sfw_in(optimizer: Optimizer) -> SFW | None:
-    while isinstance(optimizer, Outer):
-        optimizer = optimizer.inner
-    return optimizer if isinstance(optimizer, SFW) else None
+    found = innermost(optimizer)
+    return found if isinstance(found, SFW) else None
