@@ -169,7 +169,7 @@ class Study:
 
     def descend(self, network: Network, name: str, share: float, seed: int, kind: str, *given: str) -> Row:
         """Run a descent."""
-        task = Task(network, "bcd", seed, f"{name}-{share}-{seed}", (sets(kind), *given, *self.given))
+        task = Task(network, "bcd", seed, f"{name}-{share}-{seed}", (sets(kind), *self.given, *given))
         return self.note(self.fit(task), task, name, share)
 
     def cut(self, task: Task, seconds: float) -> None:

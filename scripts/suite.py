@@ -66,7 +66,7 @@ class Task:
 
 
 def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> bool:
-    """Train a run and sweep it, as far as that is not done; return whether nothing is left."""
+    """Train a run and sweep it, as far as that is not done; return whether nothing is left that can be done."""
     if not complete(recipe, folder, stop=stop):
         return False
     if sections := missing(recipe, folder):
@@ -74,8 +74,8 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
         for row in chain.from_iterable(sweep_run(run, section) for section in sections):
             print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
             if stop():
-                break
-    return not missing(recipe, folder)
+                return not missing(recipe, folder)
+    return True
 
 
 def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
@@ -101,17 +101,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     suite = read(options.suite)
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    left = 0
 
     def over() -> bool:
         return end is not None and time.monotonic() > end
 
     tasks = with_data(tasks_of(suite, options.runs, options.seeds))
-    for task in tasks:
-        left += over() or not perform(task.recipe, task.folder, over)
-    for name in suite.reports:
-        report(options.output / name, suite.reports[name].title, [task for task in tasks if task.report == name])
-    print(f"{len(tasks) - left} of {len(tasks)} runs are done" + (": run it again" if left else ""))
+    done = [task.folder.path for task in tasks if (swept(task) if over() else perform(task.recipe, task.folder, over))]
+    for name, one in suite.reports.items():
+        paths = [task.folder.path for task in tasks if task.report == name and task.folder.path in done]
+        if paths:
+            publish_study(options.output / name, study([read_record(path) for path in paths]), title=one.title)
+    left = len(tasks) - len(done)
+    print(f"{len(done)} of {len(tasks)} runs are done" + (": run it again" if left else ""))
     sys.exit(left > 0)
 
 
@@ -149,11 +150,9 @@ def with_data(tasks: Iterable[Task]) -> list[Task]:
     return kept
 
 
-def report(output: Path, title: str, tasks: list[Task]) -> None:
-    """Write a report of the runs that are swept."""
-    done = [task.folder.path for task in tasks if task.folder.sweep.exists() and not missing(task.recipe, task.folder)]
-    if done:
-        publish_study(output, study([read_record(path) for path in done]), title=title)
+def swept(task: Task) -> bool:
+    """Tell whether a run has all of its rows."""
+    return task.folder.sweep.exists() and not missing(task.recipe, task.folder)
 
 
 if __name__ == "__main__":

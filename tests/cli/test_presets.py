@@ -49,6 +49,12 @@ def test_a_recipe_says_the_data_and_the_model_and_a_preset_the_method(folder):
     assert Recipe.from_yaml(None, preset="sfw-filters").method == recipe.method.model_copy(update={"k": 0.3})
 
 
+def test_a_name_can_say_which_preset_it_is(folder):
+    (folder / "mine.yaml").write_text("name: mine/{preset}-{seed}\n")
+    names = {Recipe.from_yaml(folder / "mine.yaml", preset=preset).run_name for preset in PRESETS}
+    assert names == {f"mine/{preset}-0" for preset in PRESETS}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -228,8 +228,28 @@ def test_a_trainer_takes_gradients_at_random_cuts_as_an_own_loop_does(tmp_path, 
         torch.testing.assert_close(a, b)
 
 
-def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does():
+def test_a_step_that_a_trainer_skips_leaves_the_model_whole():
+    from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa: PLC0415
+
+    from pliant.integrations.transformers import PliantTrainerCallback  # noqa: PLC0415
+
+    model = _Scored(small_net())
+    before = copy.deepcopy(model.state_dict())
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    operators = [operator_of(pliant.FilterPruning(), model.net, torch.zeros(1, 6))]
+    optimizer = RandomCut(inner, model, operators, (0.5,))
+    callback, seen = PliantTrainerCallback(), (TrainingArguments("unused"), TrainerState(), TrainerControl())
+    callback.on_step_begin(*seen, optimizer=optimizer)
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    callback.on_step_end(*seen, optimizer=optimizer)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does(accumulated):
     from lightning.pytorch import LightningModule, Trainer  # noqa: PLC0415
+
+    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
 
     class Module(LightningModule):
         def __init__(self):
@@ -238,6 +258,10 @@ def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does():
 
         def training_step(self, x):
             return self.net(x).square().mean()
+
+        def validation_step(self, x):
+            del x
+            removed.append(sum(not row.any() for row in self.net[0].weight))
 
         def configure_optimizers(self):
             return around(self)
@@ -248,9 +272,13 @@ def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does():
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    module = Module()
-    trainer = Trainer(accelerator="cpu", max_epochs=1, **quiet)
-    trainer.fit(module, torch.utils.data.DataLoader([IMAGE] * 80, batch_size=8))
+    module, removed = Module(), []
+    options = {"max_epochs": 1, "accumulate_grad_batches": accumulated, "val_check_interval": 1}
+    trainer = Trainer(accelerator="cpu", callbacks=[PliantCallback()] if accumulated > 1 else [], **options, **quiet)
+    load = torch.utils.data.DataLoader
+    trainer.fit(module, load([IMAGE] * 80, batch_size=8 // accumulated), load([IMAGE], batch_size=1))
+    assert len(removed) > 10
+    assert not any(removed)
     for a, b in zip(module.parameters(), trained_at_random_cuts().parameters(), strict=True):
         torch.testing.assert_close(a, b)
 

@@ -1,6 +1,7 @@
 """RandomCut: its laws, its slow twin, and what it leaves alone."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -32,6 +33,12 @@ def net():
         nn.Flatten(),
         nn.Linear(32, 4),
     )
+
+
+def plain_net():
+    """Without statistics of a batch: the gradient of a batch is the mean of those of its parts."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))
 
 
 def batches(count):
@@ -142,8 +149,7 @@ def test_without_closures_it_is_the_same_to_the_bit(compressor, inner):
 
 def test_gradients_of_several_batches_are_all_those_of_one_cut():
     data = batches(4)
-    norms = (nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4))  # no statistics of a batch
-    model, twin = nn.Sequential(*copy.deepcopy(norms)), nn.Sequential(*copy.deepcopy(norms))
+    model, twin = plain_net(), plain_net()
     learn_without_closures(model, around(model, FilterPruning(), 0.3, 0.6), data)
     learn_without_closures(twin, around(twin, FilterPruning(), 0.3, 0.6), data, parts=4)
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
@@ -166,6 +172,46 @@ def test_between_begin_and_step_the_model_is_the_cut_one_and_restore_ends_that()
     assert same(model, whole)
     with pytest.raises(ValueError, match="call begin"):
         optimizer.step()
+
+
+def test_a_closure_after_begin_is_evaluated_at_the_cut_that_begin_has_made():
+    first, second = batches(2)
+    model, twin = plain_net(), plain_net()
+    optimizer = around(model, FilterPruning(), 0.3, 0.6)
+    optimizer.begin()
+    (F.cross_entropy(model(first[0]), first[1]) / 2).backward()
+
+    def closure():
+        loss = F.cross_entropy(model(second[0]), second[1]) / 2
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    both = (torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]]))
+    learn(twin, around(twin, FilterPruning(), 0.3, 0.6), [both])
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_set_aside_is_neither_lost_in_a_copy_nor_put_over_what_was_loaded():
+    model = net()
+    optimizer = around(model, FilterPruning(), 0.5)
+    learn(model, optimizer, batches(1))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer.begin()
+    assert optimizer.begun
+    for save in (optimizer.state_dict, lambda: copy.deepcopy(optimizer), lambda: pickle.dumps(optimizer)):
+        with pytest.raises(RuntimeError, match=r"call step\(\) or restore\(\) first"):
+            save()
+    other = net()
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    model.load_state_dict(other.state_dict())
+    optimizer.load_state_dict(saved[1])
+    assert not optimizer.begun
+    optimizer.begin()
+    optimizer.restore()
+    assert same(model, other)
 
 
 def test_every_operator_and_every_fraction_is_drawn_equally_often():

@@ -55,6 +55,11 @@ def test_a_schedule_starts_at_the_whole_rate_and_ends_where_it_says(schedule, mi
     assert schedule.factor(1.0) == (1.0 if schedule == Constant() else 0.0)
 
 
+def test_random_cuts_start_after_their_share_of_the_run(model):
+    method = "method={type: random-cut, compressors: [filters], start: 0.3, inner: {type: sgd}}"
+    assert build(tiny(method).method, model).optimizer.start == round(0.3 * STEPS)
+
+
 def test_a_warm_schedule_rises_to_the_whole_rate_and_then_falls_as_the_cosine_does():
     schedule = WarmCosine(0.2)
     assert [schedule.factor(done) for done in (0.0, 0.1, 0.2, 1.0)] == pytest.approx([0.0, 0.5, 1.0, 0.0])

@@ -103,6 +103,11 @@ def test_overrides_are_yaml_and_apply_in_order(path):
         ("method.norms.ball=l7", ["method.norms: ball must be one of", "k-support", "'l7'"]),
         ("method.norms.k=null", ["method.norms: the k-support ball needs k"]),
         ("method.norms.p=2.0", ["method.norms: the k-support ball does not take p"]),
+        ("sweep={fractions: []}", ["sweep: fractions and macs are both empty: name at least one share"]),
+        (
+            "sweep={compressors: [unstructured], macs: [0.5]}",
+            ["sweep: macs need a compressor that makes the model smaller"],
+        ),
         ("train.epochs=0", ["train.epochs: must be greater than or equal to 1", "found 0"]),
         ("train.epochs=2.5", ["train.epochs: must be a valid integer", "found 2.5"]),
         ("data.name=mnist", ["data.name: must be one of", "fashion-mnist", "'mnist'"]),

@@ -19,7 +19,7 @@ seeds: [0, 1]
 reports:
   small/digits:
     title: two methods
-    override: [train.epochs=1, "sweep.macs=[0.5]"]
+    override: [train.epochs=1, "sweep.macs=[0.5, 0.9999]"]  # the second cannot be
     runs:
       - {{name: sfw, recipe: {tmp_path}/tiny.yaml}}
       - {{name: sgd, recipe: {tmp_path}/tiny.yaml, override: ["method={{type: sgd}}"]}}

@@ -51,7 +51,8 @@ def sweep(
 ) -> None:
     """Cut one trained model at many ratios, without training: rows, a table and a plot in the run folder.
 
-    What is not given here is as in the recipe's `sweep` section. The trained model itself stays as it is.
+    What is not given here is as in the recipe's `sweep` section; --macs without --fractions cuts by MACs alone.
+    The trained model itself stays as it is.
 
     For example:
 
@@ -63,7 +64,8 @@ def sweep(
     """
     given: dict[str, Any] = {"compressors": compressor or None, "calibrate": calibrate}
     given["fractions"] = None if fractions is None else fractions_of(fractions)
-    given["macs"] = None if macs is None else fractions_of(macs)
+    if macs is not None:
+        given |= {"macs": fractions_of(macs), "fractions": given["fractions"] or []}
     with joined() as world:
         sweep_folder(
             console(), RunFolder(run), {name: v for name, v in given.items() if v is not None}, data_root, world

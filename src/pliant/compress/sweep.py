@@ -129,7 +129,7 @@ class Cuts:
         if self._budget is None:
             return self._choose.cut(fraction)
         check_fraction(fraction)
-        return self._choose.cut(budget=self._budget(1.0 - fraction))
+        return self._choose.cut(budget=self._budget(round(1.0 - fraction, 12)))
 
     def _recalibrated(self, cut_model: nn.Module) -> float | None:
         if self._calibrate is None:

@@ -4,6 +4,6 @@
 schedule, the numbers worth logging, and a sweep when training is over.
 """
 
-from pliant.integrations.setup import Sweep, progress, shrinking_sfw
+from pliant.integrations.setup import Sweep, progress, random_cuts, shrinking_sfw, unwrapped
 
-__all__ = ["Sweep", "progress", "shrinking_sfw"]
+__all__ = ["Sweep", "progress", "random_cuts", "shrinking_sfw", "unwrapped"]

@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pliant.integrations.setup import Sweep, progress, shrinking_sfw
+from pliant.integrations.setup import Sweep, progress, random_cuts, shrinking_sfw
+from pliant.methods import RandomCut
 from pliant.structure import Plan
 
 
@@ -32,6 +33,9 @@ def configure(trainer: Trainer, plan: Plan, *, total: float, momentum: float = 0
 class PliantCallback(Callback):  # type: ignore[misc]  # its library is not followed
     """Logs shrinkage, share of the initial weights left and feasibility; sweeps at the end of the fit.
 
+    It cuts the model for all batches of a step of `RandomCut`, which Lightning alone does for the last of them only,
+    and makes it whole for validation.
+
     Args:
         sweep: what is cut at the end; None: nothing.
         module: qualified name of the part of the LightningModule that is cut; "" is all of it.
@@ -44,6 +48,34 @@ class PliantCallback(Callback):  # type: ignore[misc]  # its library is not foll
         self.sweep = sweep
         self.module = module
         self.every_n_steps = every_n_steps
+        self._cut_again: list[RandomCut] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Cut the model for the first batch of a step, if that is what an optimizer does."""
+        del pl_module, batch, batch_idx
+        for optimizer in random_cuts(trainer.optimizers):
+            if not optimizer.begun:
+                optimizer.begin()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the model whole."""
+        del pl_module
+        self._cut_again = [optimizer for optimizer in random_cuts(trainer.optimizers) if optimizer.begun]
+        for optimizer in self._cut_again:
+            optimizer.restore()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with a step that validation came into: its cut is the same."""
+        del trainer, pl_module
+        for optimizer in self._cut_again:
+            optimizer.begin()
+        self._cut_again = []
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the model whole where the last step was not taken."""
+        del pl_module
+        for optimizer in random_cuts(trainer.optimizers):
+            optimizer.restore()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pliant.compress import Compressor, Row, sweep
+from pliant.methods import RandomCut
 from pliant.methods.outer import innermost
 from pliant.optim import SFW, Shrinkage
 from pliant.optim.steps import Linear as LinearProfile
@@ -80,6 +81,12 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer
+
+
+def random_cuts(optimizers: Iterable[Optimizer | None]) -> list[RandomCut]:
+    """Return those optimizers, out of their wrappers, that cut the model before every step."""
+    found = [unwrapped(optimizer) for optimizer in optimizers if optimizer is not None]
+    return [optimizer for optimizer in found if isinstance(optimizer, RandomCut)]
 
 
 @dataclass

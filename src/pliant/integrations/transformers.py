@@ -10,8 +10,7 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
-from pliant.integrations.setup import Sweep, progress, unwrapped
-from pliant.methods import RandomCut
+from pliant.integrations.setup import Sweep, progress, random_cuts
 
 
 def steps_of(args: TrainingArguments, examples: int) -> int:
@@ -52,9 +51,22 @@ class PliantTrainerCallback(TrainerCallback):  # type: ignore[misc]  # its libra
     ) -> None:
         """Cut the model for the gradients of this step, if that is what the optimizer does."""
         del args, state, control, kwargs
-        found = None if optimizer is None else unwrapped(optimizer)
-        if isinstance(found, RandomCut):
+        for found in random_cuts([optimizer]):
             found.begin()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Make the model whole again where a gradient scaler has skipped the step."""
+        del args, state, control, kwargs
+        for found in random_cuts([optimizer]):
+            found.restore()
 
     def on_log(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,9 @@ class RandomCut(AtCuts):
     def begin(self) -> float:
         """Cut the weights for the passes that the next `step()` takes its gradients from, in loops without closures.
 
-        Until then the model *is* the cut one, buffers included; `step` and `restore` put everything back. What an
-        earlier call has cut and no step has put back (a step that a gradient scaler has skipped) is put back first.
+        Until then the model *is* the cut one, buffers included; `step` and `restore` put everything back. Evaluate and
+        save outside, and call `restore` where a pass has failed or a gradient scaler has skipped the step. What an
+        earlier call has cut is put back first.
 
         Returns:
             The fraction of the atoms that is removed.
@@ -105,6 +106,11 @@ class RandomCut(AtCuts):
             raise
         return fraction
 
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called, and neither `step` nor `restore` since."""
+        return self._gates is not None
+
     def restore(self) -> None:
         """Put back what `begin` has cut, without a step; do nothing where nothing is cut."""
         put_back(self._aside)
@@ -115,8 +121,8 @@ class RandomCut(AtCuts):
         """Take one step.
 
         Args:
-            closure: clears the gradients, evaluates the model, sets the gradients and returns the loss; called once.
-                None: `begin` was called before the passes, and the gradients are there.
+            closure: clears the gradients, evaluates the model, sets the gradients and returns the loss; called once, at
+                the cut that `begin` has made, or at a new one. None: `begin` was called, and the gradients are there.
 
         Returns:
             The loss of the model as it was cut; None without a closure.
@@ -126,7 +132,8 @@ class RandomCut(AtCuts):
         """
         loss = None
         if closure is not None:
-            self.begin()
+            if not self.begun:
+                self.begin()
             try:
                 with torch.enable_grad():
                     loss = closure()
@@ -150,10 +157,39 @@ class RandomCut(AtCuts):
         self.taken += bool(found)
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_whole()
+        return super().__getstate__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner optimizer's state and the number of steps.
+
+        Raises:
+            RuntimeError: between `begin` and `step`.
+        """
+        self._check_whole()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, after the model's; a cut that is still made is forgotten, not put back.
+
+        Raises:
+            ValueError: if it is not the state of a `RandomCut`.
+        """
+        super().load_state_dict(state_dict)
+        self._aside, self._gates = (), None
+
     def settings(self) -> list[str]:
         """Return what is cut how, which must be alike on all processes."""
         own = f"RandomCut(fractions={self.fractions}, seed={self.seed}, start={self.start})"
         return [own, *settings_of(self.inner)]
+
+    def _check_whole(self) -> None:
+        if self.begun:
+            raise RuntimeError(
+                "between begin() and step() the model is the cut one, and a copy or checkpoint would lose what is set "
+                "aside: call step() or restore() first"
+            )
 
     def _drawn(self) -> tuple[Operator, float]:
         """Return what this step cuts and how much."""

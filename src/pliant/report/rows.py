@@ -62,7 +62,7 @@ class SweepRow:
 
     Args:
         compressor: its label: the name, and the options that differ from the defaults.
-        fraction: of the atoms that was to be removed.
+        fraction: that was to be removed: of the atoms or, by MACs, of the multiply-accumulates.
         removed: of all atoms that is gone; layers that cannot be cut and rounding make the difference.
         raw: accuracy right after the cut.
         recalibrated: accuracy after BatchNorm recalibration; None where that was not asked for.

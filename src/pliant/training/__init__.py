@@ -6,7 +6,7 @@
 from pliant.training.checkpoint import CheckpointError, Trainee, load_checkpoint, save_checkpoint
 from pliant.training.loop import DivergedError, EpochBatches, fit
 from pliant.training.position import EpochResult, Position
-from pliant.training.schedules import Constant, Cosine, Linear, Schedule, scheduler_for
+from pliant.training.schedules import Constant, Cosine, Linear, Schedule, WarmCosine, scheduler_for
 
 __all__ = [
     "CheckpointError",
@@ -19,6 +19,7 @@ __all__ = [
     "Position",
     "Schedule",
     "Trainee",
+    "WarmCosine",
     "fit",
     "load_checkpoint",
     "save_checkpoint",

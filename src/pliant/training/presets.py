@@ -16,13 +16,16 @@ PRESETS = {
     "sfw-both": "SFW, so that filters, rank, both or single weights can go afterwards",
 }
 
+PRESET = "{preset}"
+
 
 def with_preset(name: str, data: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a recipe, completed by a preset.
 
     Args:
         name: of the preset.
-        data: of a recipe that says no method; an empty one gets the name of the preset, digits and cnn-4.
+        data: of a recipe that says no method; an empty one gets the name of the preset, digits and cnn-4. In a name,
+            "{preset}" stands for that of the preset.
 
     Raises:
         RecipeError: there is no such preset, or the recipe has a method of its own.
@@ -33,4 +36,5 @@ def with_preset(name: str, data: dict[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"the recipe has a method of its own: leave it out, or train without the preset {name!r}")
     text = (files("pliant") / "recipes" / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     preset: dict[str, Any] = parse(text, f"preset {name}")
-    return {"name": f"{name}-{{seed}}", **preset, **data}
+    named = {"name": str(data["name"]).replace(PRESET, name)} if "name" in data else {}
+    return {"name": f"{name}-{{seed}}", **preset, **data, **named}

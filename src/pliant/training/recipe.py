@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
 from pliant.training.methods import Method
+from pliant.training.methods.section import check_fit
 from pliant.training.presets import with_preset
 from pliant.training.recipe_file import dump, from_mapping, overridden, read_mapping
 from pliant.training.recipe_section import Section, Share
@@ -91,7 +92,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
-        self.method.check(self.data, self.train)
+        check_fit(self.method, self.data, self.train)
         return self
 
     @classmethod

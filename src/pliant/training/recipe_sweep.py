@@ -94,4 +94,6 @@ class SweepSection(Section):
     def _cuts(self) -> Self:
         if not self.fractions and not self.macs:
             raise ValueError("fractions and macs are both empty: name at least one share to remove")
+        if self.macs and all(isinstance(spec, UnstructuredSpec) for spec in self.compressors):
+            raise ValueError("macs need a compressor that makes the model smaller, found unstructured alone: add one")
         return self

@@ -52,7 +52,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class WarmCosine(Schedule):
-    """Rises linearly to 1 over the first part of the run, then falls to 0 along half a cosine.
+    """Rises linearly to 1 over the first twentieth of the run, then falls to 0 along half a cosine.
 
     Args:
         warm: that part, a share of the run in (0, 1).

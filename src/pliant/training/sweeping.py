@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from pliant.compress.budgets import Macs
-from pliant.compress.sweep import Cuts
+from pliant.compress.budgets import BudgetError, Macs
+from pliant.compress.sweep import Cuts, Row
 from pliant.distributed import World
 from pliant.report.rows import SweepRow, append_row, repair
 from pliant.training.build import judge
@@ -16,17 +18,18 @@ from pliant.training.recipe_sweep import CompressorSpec, SweepSection, Unstructu
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pliant.compress import Row
     from pliant.training.experiment import Run
 
 
 ALONE = World()
+_LOG = logging.getLogger(__name__)
 
 
 def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator[SweepRow]:
     """Cut the run's model by every compressor at every fraction; each row is on disk before it is yielded.
 
-    Rows of an earlier sweep stay in the file; of two rows for one cut the later counts.
+    Rows of an earlier sweep stay in the file; of two rows for one cut the later counts. A cut that would have to leave
+    less than every layer must keep is logged and has no row.
 
     Args:
         run: finished.
@@ -38,7 +41,9 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
     for series in series_of(section):
         cuts = _cuts(run, series, images)
         for start in range(0, len(series.fractions), world.size):  # one for each rank, so that rows are soon on disk
-            for row in world.spread(series.fractions[start : start + world.size], cuts.row):
+            for row in world.spread(series.fractions[start : start + world.size], partial(_row, cuts, series.label)):
+                if row is None:
+                    continue
                 record = _record(row, series.label, images)
                 if world.is_main:
                     append_row(run.folder.sweep, record)
@@ -69,6 +74,14 @@ def series_of(section: SweepSection) -> Iterator[Series]:
     for spec in section.compressors:
         if not isinstance(spec, UnstructuredSpec):
             yield Series(spec, f"{label_of(spec)} by MACs", "macs", section.macs)
+
+
+def _row(cuts: Cuts, label: str, fraction: float) -> Row | None:
+    try:
+        return cuts.row(fraction)
+    except BudgetError as error:
+        _LOG.warning("%s: %.4g of the MACs cannot go, the cut is left out: %s", label, fraction, error)
+        return None
 
 
 def _cuts(run: Run, series: Series, images: int) -> Cuts:

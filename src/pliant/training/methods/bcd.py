@@ -24,7 +24,7 @@ from pliant.bcd import (
     Squared,
 )
 from pliant.methods.claim import Claim
-from pliant.training.methods.section import MethodSection
+from pliant.training.methods.section import MethodSection, check_fit
 from pliant.training.methods.weight_sets import Count, LayerSet, chosen
 from pliant.training.recipe_section import Positive, Section
 
@@ -112,14 +112,6 @@ class BCDMethod(MethodSection):
         """One ratio: the sets decide it."""
         return Claim.ONE_RATIO
 
-    def check(self, data: DataSection, train: TrainSection) -> None:
-        if data.augment:
-            raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
-        if train.precision != "float32":
-            raise ValueError("method bcd solves linear systems: set train.precision: float32")
-        if train.compile:
-            raise ValueError("method bcd has no backward pass to compile: set train.compile: false")
-
     def course(self) -> Course:
         """Return the options of the run."""
         schedule = Constant() if self.growth is None else self.growth.build()
@@ -166,3 +158,14 @@ class BCDMethod(MethodSection):
             return 0
         bcd.polish(x, y, self.polish.build(seed))
         return self.polish.steps(len(x))
+
+
+@check_fit.register(BCDMethod)
+def _(method: BCDMethod, data: DataSection, train: TrainSection) -> None:
+    del method
+    if data.augment:
+        raise ValueError("method bcd sweeps over the training images as they are: set data.augment: false")
+    if train.precision != "float32":
+        raise ValueError("method bcd solves linear systems: set train.precision: float32")
+    if train.compile:
+        raise ValueError("method bcd has no backward pass to compile: set train.compile: false")

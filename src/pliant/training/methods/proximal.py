@@ -12,7 +12,7 @@ from pliant.methods.penalties import penalised_groups
 from pliant.optim import ProximalSGD
 from pliant.training.methods.built import Method, scheduled
 from pliant.training.methods.penalties import PenaltyOptions
-from pliant.training.methods.section import Scene
+from pliant.training.methods.section import Scene, check_fit
 from pliant.training.methods.switch import Switch
 from pliant.training.recipe_section import Section
 
@@ -46,14 +46,9 @@ class ProximalMethod(PenaltyOptions):
         """Any ratio; with `reload`, training goes on after the cut."""
         return Claim.ANY_RATIO if self.reload is None else Claim.RETRAINED
 
-    def check(self, data: DataSection, train: TrainSection) -> None:  # noqa: ARG002  (the interface)
-        if self.reload is not None and self.reload.epoch >= train.epochs:
-            raise ValueError(
-                f"method.reload.epoch must be below train.epochs={train.epochs}, found {self.reload.epoch}"
-            )
-
     def build(self, scene: Scene) -> Method:
         """Build ProximalSGD over the penalised weights and all others."""
+        self.check_reload(scene.epochs)
         every = scene.epoch_steps if self.prox_every == "epoch" else self.prox_every
         optimizer = ProximalSGD(
             penalised_groups(scene.model, self.penalised(scene.model)),
@@ -65,8 +60,23 @@ class ProximalMethod(PenaltyOptions):
         options = {"switch": self._switch(), "regulariser": optimizer.penalty}
         return scheduled(scene.model, optimizer, self.schedule, scene.steps, **options)
 
+    def check_reload(self, epochs: int) -> None:
+        """Check that there are epochs on both sides of the reload.
+
+        Raises:
+            ValueError: there are none after it.
+        """
+        if self.reload is not None and self.reload.epoch >= epochs:
+            raise ValueError(f"method.reload.epoch must be below train.epochs={epochs}, found {self.reload.epoch}")
+
     def _switch(self) -> Switch | None:
         if self.reload is None:
             return None
         rule = SquaredEnergy(self.reload.energy) if self.reload.squared else Energy(self.reload.energy)
         return Switch(self.reload.epoch, LowRank(rule=rule, ignore=tuple(self.ignore)))
+
+
+@check_fit.register(ProximalMethod)
+def _(method: ProximalMethod, data: DataSection, train: TrainSection) -> None:
+    del data
+    method.check_reload(train.epochs)

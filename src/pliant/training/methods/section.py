@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from pliant.training.recipe_section import Section
@@ -53,12 +54,15 @@ class MethodSection(Section):
     def claim(self) -> Claim:
         """Return what one run of this method is good for."""
 
-    def check(self, data: DataSection, train: TrainSection) -> None:
-        """Check that the rest of the recipe goes with this method; most go with everything.
 
-        Raises:
-            ValueError: it does not; the message names what is to be set how.
-        """
+@singledispatch
+def check_fit(method: MethodSection, data: DataSection, train: TrainSection) -> None:
+    """Check that the rest of a recipe goes with its method; most methods go with everything.
+
+    Raises:
+        ValueError: it does not; the message names what is to be set how.
+    """
+    del method, data, train
 
 
 class OptimizerSection(MethodSection):
