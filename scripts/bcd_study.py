@@ -38,6 +38,14 @@ SHARES = (0.5, 0.25, 0.15, 0.05)
 MAIN = 0.1  # the share whose descent says how long dense training may take
 LONG = 0.25
 POLISH = "{epochs: 1, lr: 0.003, project_every: 20}"
+OPTIONS: Mapping[str, tuple[str, ...]] = {  # one change each, at `LONG` of the entries
+    "constant tau": ("method.growth=null", "method.tau=1.0"),
+    "hard mode": ("method.growth=null", "method.tau=1.0", "method.mode=hard"),
+    "hard last": ("method.hard_last=10",),
+    "synchronised": ("method.synchronise_every=5",),
+    "no refit": ("method.refit=null",),
+    "polished": (f"method.polish={POLISH}",),
+}
 CUT = ("sgd", "sfw-low-rank", "alvarez-salzmann")
 CUTTERS: Mapping[str, Compressor] = {"low rank": LowRank(), "tensor trains": TensorTrain(reading=Paired())}
 
@@ -55,6 +63,7 @@ class Network:
         more: whether everything includes a sparse set, a polish, and the methods that are cut afterwards.
         longer: everything includes a descent to `LONG` of the entries in so many times the sweeps, over which tau
             grows by as much as over the usual ones; 0 for none.
+        options: everything includes a descent for each of `OPTIONS`.
     """
 
     name: str
@@ -64,6 +73,7 @@ class Network:
     whole: int = 1
     more: bool = False
     longer: int = 0
+    options: bool = False
 
 
 def perceptron(*widths: int) -> str:
@@ -78,7 +88,7 @@ def convolutional(channels: Sequence[int], widths: Sequence[int]) -> str:
 
 STUDIES: Mapping[str, tuple[Network, ...]] = {
     "digits": (
-        Network("mlp-4", perceptron(128, 128, 128, 64), SHARES, whole=3, more=True, longer=20),
+        Network("mlp-4", perceptron(128, 128, 128, 64), SHARES, whole=3, more=True, longer=20, options=True),
         Network("mlp-5", perceptron(128, 128, 128, 64, 64), (0.25,), whole=3),
         Network("cnn", convolutional((8, 16), (128, 64)), (0.25,), whole=3),
     ),
@@ -148,6 +158,8 @@ class Study:
             self.descend(network, "bcd-polish", MAIN, seed, trains(MAIN), f"method.polish={POLISH}")
             if network.longer:
                 self.descend(network, f"bcd-{network.longer}x", LONG, seed, trains(LONG), *self.slower(network.longer))
+            for name, given in OPTIONS.items() if network.options else ():
+                self.descend(network, f"bcd-{name.replace(' ', '-')}", LONG, seed, trains(LONG), *given)
             for method in CUT:
                 self.cut(Task(network, method, seed, f"{method}-{seed}"), main.seconds)
 
