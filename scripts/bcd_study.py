@@ -36,7 +36,7 @@ from pliant.training.recipe import Recipe
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "bcd" / "study"
 SHARES = (0.5, 0.25, 0.15, 0.05)
 MAIN = 0.1  # the share whose descent says how long dense training may take
-LONG = 0.25
+LONG = 0.25  # the share for what is tried once: many sweeps, and the options
 POLISH = "{epochs: 1, lr: 0.003, project_every: 20}"
 OPTIONS: Mapping[str, tuple[str, ...]] = {  # one change each, at `LONG` of the entries
     "constant tau": ("method.growth=null", "method.tau=1.0"),

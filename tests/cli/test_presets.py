@@ -53,6 +53,8 @@ def test_a_name_can_say_which_preset_it_is(folder):
     (folder / "mine.yaml").write_text("name: mine/{preset}-{seed}\n")
     names = {Recipe.from_yaml(folder / "mine.yaml", preset=preset).run_name for preset in PRESETS}
     assert names == {f"mine/{preset}-0" for preset in PRESETS}
+    with pytest.raises(RecipeError, match=r"name: has a place for a preset, give one: filters, .* \(--preset NAME\)"):
+        Recipe.from_yaml(folder / "mine.yaml")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
 from pliant.training.methods import Method
 from pliant.training.methods.section import check_fit
-from pliant.training.presets import with_preset
+from pliant.training.presets import PRESET, PRESETS, with_preset
 from pliant.training.recipe_file import dump, from_mapping, overridden, read_mapping
 from pliant.training.recipe_section import Section, Share
 from pliant.training.recipe_sweep import ProbeSection, SweepSection
@@ -33,6 +33,8 @@ def _model(name: str) -> str:
 
 
 def _folder_name(name: str) -> str:
+    if PRESET in name:
+        raise ValueError(f"has a place for a preset, give one: {', '.join(PRESETS)} (--preset NAME)")
     parts = name.replace(SEED, "0").split("/")
     if any(not part or part.startswith(".") or set(part) & set('\\:*?"<>|{}') for part in parts):
         raise ValueError(f"must be a folder name (slashes between parts are fine), found {name!r}")

@@ -69,9 +69,9 @@ class Series:
 
 def series_of(section: SweepSection) -> Iterator[Series]:
     """Yield what a section asks for: every compressor by its fractions, then those that can by multiply-accumulates."""
-    for spec in section.compressors:
+    for spec in section.compressors if section.fractions else ():
         yield Series(spec, label_of(spec), "fractions", section.fractions)
-    for spec in section.compressors:
+    for spec in section.compressors if section.macs else ():
         if not isinstance(spec, UnstructuredSpec):
             yield Series(spec, f"{label_of(spec)} by MACs", "macs", section.macs)
 
