@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pliant.bcd import BCDError, CrossEntropy, Hinge, SingularSystemError, Squared
 from pliant.bcd.activations import Identity, Rectifier
-from pliant.bcd.conjugate import conjugate_gradients
 from pliant.bcd.extract import chain_of
 from pliant.bcd.moments import Moments, gram, solve
+from pliant.conjugate import conjugate_gradients
 
 ACTIVATIONS = [Identity(), Rectifier(), Rectifier(0.01), Rectifier(0.5)]
 number = st.floats(-3, 3, allow_nan=False).map(lambda x: round(x, 3))

@@ -56,6 +56,21 @@ def test_from_a_recipe_to_a_cut_model(folder):
     assert load_file(folder / "small" / "model.safetensors")
 
 
+def test_cut_layers_are_reconstructed_on_request(folder):
+    pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0", "-c", "low-rank", "--fractions", "0.5,0.7", "--reconstruct", "64")
+    rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    assert [row.reconstruct for row in rows] == [64, 64]
+    assert f"reconstructed {rows[0].reconstructed:.2%}" in text
+    assert "reconstructed" in (folder / "runs" / "tiny-0" / "table.md").read_text()
+    pliant("compress", "runs/tiny-0", "-c", "low-rank", "--fraction", "0.5", "--reconstruct", "64", "-o", "small")
+    report = json.loads((folder / "small" / "report.json").read_text())
+    assert report["reconstructed"]
+    assert report["reconstruct"] == 64
+    pliant("sweep", "runs/tiny-0", "-c", "low-rank", "--fractions", "0.3")
+    assert read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-1].reconstructed is None
+
+
 def test_a_sweep_can_be_asked_for_more(folder):
     pliant("train", "tiny.yaml")
     text = pliant("sweep", "runs/tiny-0", "-c", "unstructured", "--fractions", "0:0.4:0.2", "--calibrate", "0")

@@ -9,7 +9,7 @@ from pliant.report.plots import draw
 from pliant.report.publish import publish_run, publish_study
 from pliant.report.rows import MetricsRow, SweepRow, append_row
 from pliant.report.study import read_record, study
-from pliant.report.tables import Table, brief, change, dense_table, percent, study_tables
+from pliant.report.tables import Table, brief, change, dense_table, percent, run_tables, study_tables
 from pliant.training.folder import RunFolder, RunFolderError, RunInfo
 from pliant.training.recipe import Recipe
 
@@ -78,6 +78,14 @@ def test_the_later_of_two_rows_for_one_cut_counts(cut):
 def test_recalibrated_is_there_only_if_every_seed_has_it(cut):
     (curve,) = curves_of("sgd", [[cut(0.5, 0.8, 0.9)], [cut(0.5, 0.8)]])
     assert curve.at(0.5).recalibrated is None
+
+
+def test_reconstructed_accuracies_are_a_third_step(cut):
+    (curve,) = curves_of("sgd", [[replace(cut(0.5, 0.8, 0.9), reconstructed=found)] for found in (0.94, 0.96)])
+    assert change(curve.at(0.5)) == "80.0 ±0.0 → 90.0 ±0.0 → 95.0 ±1.0"
+    (table,) = run_tables([curve])
+    assert table.head[3:5] == ("recalibrated", "reconstructed")
+    assert table.rows[0][4] == "95.0 ±1.0"
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_method(make_run):

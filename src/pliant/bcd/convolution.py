@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from pliant.bcd.conjugate import conjugate_gradients
 from pliant.bcd.maps import FixedMaps
 from pliant.bcd.operator import Goal, Operator, Solved
+from pliant.conjugate import conjugate_gradients
 
 Pair = tuple[int, int]
 

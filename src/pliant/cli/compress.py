@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
 from pliant import atomic
 from pliant.cli.console import console
@@ -57,6 +58,9 @@ def compress(
     calibrate: Annotated[
         int | None, typer.Option(min=0, metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
+    reconstruct: Annotated[
+        int | None, typer.Option(min=0, metavar="IMAGES", help="Training images to fit the cut layers with; 0: none.")
+    ] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure the time of a call, before and after.")] = False,
     data_root: DataRootOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
@@ -83,14 +87,26 @@ def compress(
     check_one({"fraction": fraction, **limits})
     loaded = load_run(RunFolder(run), data_root)
     section = loaded.recipe.sweep
-    images = min(section.calibrate if calibrate is None else calibrate, len(loaded.data.learn))
+    asked = (
+        section.calibrate if calibrate is None else calibrate,
+        section.reconstruct if reconstruct is None else reconstruct,
+    )
+    images, fitted = (min(count, len(loaded.data.learn)) for count in asked)
     spec = _spec(section, compressor)
-    batches = loaded.data.calibration(images, loaded.recipe.data.batch_size, loaded.recipe.seed) if images else None
     example, chosen = loaded.data.example(), build_compressor(spec)
     budget = _budget(loaded, limits)
     if budget is None and fraction is None:
         fraction = 0.5
-    done = cut_model(loaded.model, chosen, fraction, budget=budget, example=example, calibrate=batches, latency=latency)
+    done = cut_model(
+        loaded.model,
+        chosen,
+        fraction,
+        budget=budget,
+        example=example,
+        calibrate=_batches(loaded, images),
+        reconstruct=_batches(loaded, fitted),
+        latency=latency,
+    )
     facts = {
         "run": str(run),
         "label": label_of(spec),
@@ -98,9 +114,14 @@ def compress(
         "accuracy": accuracy(done.model, loaded.data.eval_batches()),
         "dense_accuracy": accuracy(loaded.model, loaded.data.eval_batches()),
         "calibrate": images,
+        "reconstruct": fitted,
     }
     _write(output, loaded, done, facts)
     _tell(console(), output, done, facts)
+
+
+def _batches(run: Run, images: int) -> list[Tensor] | None:
+    return run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None
 
 
 def _budget(run: Run, limits: dict[str, float | int | None]) -> Budget | None:

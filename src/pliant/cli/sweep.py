@@ -47,6 +47,9 @@ def sweep(
     calibrate: Annotated[
         int | None, typer.Option(metavar="IMAGES", help="Training images for BatchNorm recalibration; 0: none.")
     ] = None,
+    reconstruct: Annotated[
+        int | None, typer.Option(metavar="IMAGES", help="Training images to fit the cut layers with; 0: no such rows.")
+    ] = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Cut one trained model at many ratios, without training: rows, a table and a plot in the run folder.
@@ -61,8 +64,11 @@ def sweep(
       pliant sweep runs/fashion-filters --compressor low-rank --fractions 0:0.9:0.1
 
       pliant sweep runs/fashion-filters --compressor filters --macs 0.3:0.8:0.1
+
+      pliant sweep runs/fashion-filters --reconstruct 1024
     """
     given: dict[str, Any] = {"compressors": compressor or None, "calibrate": calibrate}
+    given["reconstruct"] = reconstruct
     given["fractions"] = None if fractions is None else fractions_of(fractions)
     if macs is not None:
         given |= {"macs": fractions_of(macs), "fractions": given["fractions"] or []}
@@ -111,4 +117,5 @@ def show(out: Console, rows: Iterable[SweepRow]) -> None:
 
 def _line(row: SweepRow) -> str:
     after = "" if row.recalibrated is None else f", recalibrated {row.recalibrated:.2%}"
-    return f"{row.compressor}, {row.removed:.1%} removed: raw {row.raw:.2%}{after}"
+    fitted = "" if row.reconstructed is None else f", reconstructed {row.reconstructed:.2%}"
+    return f"{row.compressor}, {row.removed:.1%} removed: raw {row.raw:.2%}{after}{fitted}"

@@ -22,6 +22,7 @@ from pliant.compress.cut import Cut, CutError
 from pliant.compress.filters import FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.ranks import Energy, EqualError, EqualFraction, RankRule, SquaredEnergy
+from pliant.compress.reconstruct import reconstruct
 from pliant.compress.report import CompressionReport, LayerChange
 from pliant.compress.scores import L1, L2, Folded, GroupNorm, Score
 from pliant.compress.store import load, read_cut, save
@@ -79,6 +80,7 @@ __all__ = [
     "output_difference",
     "read_cut",
     "recalibrate_batchnorm",
+    "reconstruct",
     "removed_count",
     "save",
     "sweep",

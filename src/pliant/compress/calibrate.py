@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,18 +50,25 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Mo
         ValueError: if there is no batch.
     """
     copied = copy.deepcopy(model)
-    norms = [_Averaging(m) for m in copied.modules() if isinstance(m, STATISTICAL) and m.running_mean is not None]
+    recompute_statistics(copied, batches, call)
+    return copied
+
+
+def recompute_statistics(
+    model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module, Example], object]
+) -> None:
+    """Do in place what `recalibrate_batchnorm` does, with what `run` runs of the model on a batch."""
+    norms = [_Averaging(m) for m in model.modules() if isinstance(m, STATISTICAL) and m.running_mean is not None]
     if not norms:
-        return copied
-    modes = [(module, module.training) for module in copied.modules()]
-    copied.eval()
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     with ExitStack() as stack:
         for norm in norms:
             stack.enter_context(norm.averaging())
-        _run(copied, batches)
+        _run(model, batches, run)
     for module, mode in modes:
         module.training = mode
-    return copied
 
 
 STATISTICAL = (_BatchNorm, _InstanceNorm)
@@ -94,12 +101,12 @@ class _Averaging:
         norm.momentum = values / max(self.values, 1)
 
 
-def _run(model: nn.Module, batches: Iterable[Example]) -> None:
+def _run(model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module, Example], object]) -> None:
     count = 0
     with torch.no_grad():
         for count, batch in enumerate(batches, start=1):  # noqa: B007  (asked for after the loop)
             try:
-                call(model, batch)
+                run(model, batch)
             except TypeError as error:
                 error.add_note("batches of (inputs, labels) go in as pliant.compress.Inputs(batches)")
                 raise

@@ -12,6 +12,7 @@ from pliant.compress.budgets.budget import Budget, one_budget
 from pliant.compress.calibrate import recalibrate_batchnorm
 from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.compress.cut import Cut
+from pliant.compress.reconstruct import reconstruct as fit_layers
 from pliant.compress.report import CompressionReport
 from pliant.compress.variance import match_variance
 from pliant.metrics.accuracy import eval_mode
@@ -41,6 +42,7 @@ def compress(
     example: Example,
     repair: Iterable[Example] | None = None,
     calibrate: Iterable[Example] | None = None,
+    reconstruct: Iterable[Example] | None = None,
     latency: Latency | bool = False,
 ) -> Compressed:
     """Cut a model and make it physically smaller; the model given is left as it is.
@@ -57,13 +59,15 @@ def compress(
         repair: batches of training inputs to give channels back their mean and spread with, in layers that no batch
             norm follows (`match_variance`); None leaves them.
         calibrate: batches of training inputs to recompute running statistics with, after the cut; None leaves them.
+        reconstruct: batches of training inputs to fit what is left of each layer with, so that it computes what it did
+            before the cut (`pliant.compress.reconstruct`, which recomputes running statistics too); None leaves it.
         latency: how to measure the time of a call before and after, or True for half a second each.
 
     Raises:
         TypeError: if `compressor` is no Compressor.
         BudgetError: if the budget cannot be met.
         ValueError: if the fraction is out of range, not exactly one of fraction, macs, params and budget is given, or
-            there is no batch to repair or calibrate with.
+            there is no batch to repair, calibrate or reconstruct with.
     """
     budget = one_budget(budget, macs=macs, params=params)
     check_kind(compressor)
@@ -72,6 +76,8 @@ def compress(
     truncated = compressor.truncate(model, cut)
     if repair is not None:
         truncated = match_variance(truncated, model, repair)
+    if reconstruct is not None:
+        truncated = fit_layers(truncated, model, cut, reconstruct)
     if calibrate is not None:
         truncated = recalibrate_batchnorm(truncated, calibrate)
     realised = compressor.realise(truncated, cut)
@@ -82,7 +88,8 @@ def compress(
         after=footprint(realised, example, latency=how),
         difference=output_difference(truncated, realised, example),
         repaired=repair is not None,
-        recalibrated=calibrate is not None,
+        recalibrated=calibrate is not None or reconstruct is not None,
+        reconstructed=reconstruct is not None,
     )
     return Compressed(realised, cut, report)
 
@@ -95,6 +102,7 @@ def _report(
     difference: tuple[float, float],
     repaired: bool,
     recalibrated: bool,
+    reconstructed: bool,
 ) -> CompressionReport:
     removed = {name: total - cut.count(name) for name, total in cut.atoms.items()}
     absolute, largest = difference
@@ -112,6 +120,7 @@ def _report(
         relative_difference=absolute / largest if largest > 0 else absolute,
         repaired=repaired,
         recalibrated=recalibrated,
+        reconstructed=reconstructed,
         skipped=cut.skipped,
         left_dense=cut.left_dense,
         budget=cut.budget,

@@ -29,12 +29,23 @@ def rank_of(layer: nn.Module) -> int:
 
 
 def truncate_weight(layer: nn.Module, rank: int) -> None:
-    """Replace a layer's weight, in place, by its best approximation of a rank."""
+    """Replace a layer's weight, in place, by its best approximation of a rank; rows and columns of zeros stay zero."""
     weight = layer.get_parameter("weight")
-    left, values, right = decompose(_matrices(layer))
+    matrices = _matrices(layer)
+    left, values, right = decompose(matrices)
     best = (left[..., :rank] * values[..., None, :rank]) @ right[..., :rank, :]
+    best = torch.where(rectangle(matrices != 0.0), best, 0.0)  # not what rounding made of zeros
     with torch.no_grad():
         weight.copy_(axes_of(layer, "weight").from_matrices(best, weight.shape))
+
+
+def rectangle(filled: Tensor) -> Tensor:
+    """Return, for each matrix, the smallest product of a set of rows and one of columns that holds these entries.
+
+    Args:
+        filled: boolean, shape (..., rows, columns).
+    """
+    return filled.any(-1)[..., None] & filled.any(-2)[..., None, :]
 
 
 def split_cost(layer: nn.Module, rank: int, inputs: int, outputs: int) -> tuple[int, int]:

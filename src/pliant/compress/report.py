@@ -51,6 +51,7 @@ class CompressionReport:
         skipped: name -> why it was not cut.
         left_dense: layer name -> why its removed atoms are zeros in a layer of the old size.
         budget: the budget asked for, and what was reached; None if there was none.
+        reconstructed: whether layers were fitted to what they computed before the cut.
     """
 
     compressor: str
@@ -69,6 +70,7 @@ class CompressionReport:
     skipped: Mapping[str, str]
     left_dense: Mapping[str, str]
     budget: BudgetRecord | None = None
+    reconstructed: bool = False
 
     @property
     def removed_fraction(self) -> float:

@@ -1,4 +1,4 @@
-"""sweep: one checkpoint, many fractions, raw and recalibrated."""
+"""sweep: one checkpoint, many fractions, raw and repaired."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pliant.compress.calibrate import recalibrate_batchnorm
 from pliant.compress.chooser import chooser
 from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.compress.cut import Cut
+from pliant.compress.reconstruct import reconstruct as fit_layers
 from pliant.structure.norms import Example
 
 
@@ -30,6 +31,7 @@ class Row:
         macs: predicted, of the realised model on the example.
         dense_parameters: before the cut.
         dense_macs: before the cut.
+        reconstructed: what `evaluate` said after layer-wise reconstruction; None without batches for it.
     """
 
     compressor: str
@@ -41,6 +43,7 @@ class Row:
     macs: int
     dense_parameters: int
     dense_macs: int
+    reconstructed: float | None = None
 
 
 def sweep(
@@ -51,6 +54,7 @@ def sweep(
     example: Example,
     evaluate: Callable[[nn.Module], float],
     calibrate: Iterable[Example] | None = None,
+    reconstruct: Iterable[Example] | None = None,
     realise: bool = False,
     budget: Callable[[float], Budget] | None = None,
 ) -> list[Row]:
@@ -65,17 +69,26 @@ def sweep(
         fractions: to remove, each 0 <= fraction < 1: shares of the atoms or, with `budget`, of what it limits.
         example: what the model can be called with; MACs are counted on it.
         evaluate: called with a model, for example `lambda m: accuracy(m, batches)`.
-        calibrate: batches of training inputs, iterated once per fraction; None for raw numbers only.
+        calibrate: batches of training inputs to recompute running statistics with, iterated once per fraction; None
+            for no such numbers.
+        reconstruct: batches of training inputs for `pliant.compress.reconstruct`, likewise.
         realise: evaluate the realised models instead.
         budget: of the share that may stay, such as `Macs`: cut to 1 - fraction of the multiply-accumulates.
 
     Raises:
         BudgetError: if a budget cannot be met.
         TypeError: if `compressor` is no Compressor.
-        ValueError: if a fraction is out of range, or `calibrate` can be iterated only once.
+        ValueError: if a fraction is out of range, or `calibrate` or `reconstruct` can be iterated only once.
     """
     cuts = Cuts(
-        model, compressor, example=example, evaluate=evaluate, calibrate=calibrate, realise=realise, budget=budget
+        model,
+        compressor,
+        example=example,
+        evaluate=evaluate,
+        calibrate=calibrate,
+        reconstruct=reconstruct,
+        realise=realise,
+        budget=budget,
     )
     return [cuts.row(fraction) for fraction in fractions]
 
@@ -94,16 +107,20 @@ class Cuts:
         example: Example,
         evaluate: Callable[[nn.Module], float],
         calibrate: Iterable[Example] | None = None,
+        reconstruct: Iterable[Example] | None = None,
         realise: bool = False,
         budget: Callable[[float], Budget] | None = None,
     ) -> None:
         check_kind(compressor)
-        if isinstance(calibrate, Iterator):
-            raise ValueError(f"calibrate must be re-iterable, such as a list, found a {type(calibrate).__name__}")
+        for name, batches in (("calibrate", calibrate), ("reconstruct", reconstruct)):
+            if isinstance(batches, Iterator):
+                raise ValueError(f"{name} must be re-iterable, such as a list, found a {type(batches).__name__}")
         self._model = model
-        self._smaller = compressor.realise if realise else compressor.truncate
+        self._compressor = compressor
+        self._realise = realise
         self._evaluate = evaluate
         self._calibrate = calibrate
+        self._reconstruct = reconstruct
         self._choose = chooser(compressor, model, example)
         self._budget = budget
 
@@ -111,7 +128,8 @@ class Cuts:
         """Return the row of one fraction."""
         cut = self._cut(fraction)
         warn_if_whole(cut, fraction)
-        cut_model = self._smaller(self._model, cut)
+        truncated = self._compressor.truncate(self._model, cut)
+        cut_model = self._compressor.realise(self._model, cut) if self._realise else truncated
         raw = self._evaluate(cut_model)
         return Row(
             compressor=cut.compressor,
@@ -123,6 +141,7 @@ class Cuts:
             macs=cut.macs,
             dense_parameters=cut.dense_parameters,
             dense_macs=cut.dense_macs,
+            reconstructed=self._reconstructed(truncated, cut),
         )
 
     def _cut(self, fraction: float) -> Cut:
@@ -135,3 +154,9 @@ class Cuts:
         if self._calibrate is None:
             return None
         return self._evaluate(recalibrate_batchnorm(cut_model, self._calibrate))
+
+    def _reconstructed(self, truncated: nn.Module, cut: Cut) -> float | None:
+        if self._reconstruct is None:
+            return None
+        found = fit_layers(truncated, self._model, cut, self._reconstruct)
+        return self._evaluate(self._compressor.realise(found, cut) if self._realise else found)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from pliant.metrics.accuracy import eval_mode
-from pliant.structure.attention import slow_path
-from pliant.structure.matricise import axes_of, is_linear, is_plain_layer
-from pliant.structure.norms import Example, call, norm_after
+from pliant.compress.replay import Hook, batches_of, check_reached, check_same, layers_in_order, run_until, watching
+from pliant.structure.matricise import axes_of, is_linear
+from pliant.structure.norms import Example, norm_after
 
 
 def match_variance(model: nn.Module, reference: nn.Module, batches: Iterable[Example]) -> nn.Module:
@@ -42,10 +40,8 @@ def match_variance(model: nn.Module, reference: nn.Module, batches: Iterable[Exa
     abstract describes it. Different here: the means are corrected too, layers follow one another, those with batch
     norm are left out, and no factor is shrunk.
     """
-    examples = list(batches)
-    if not examples:
-        raise ValueError("batches must yield at least one batch, found none (a generator can be used only once)")
-    _check_same(model, reference)
+    examples = batches_of(batches)
+    check_same(model, reference)
     names = _targets(reference, examples[0])
     before = _moments(reference, names, examples)
     repaired = copy.deepcopy(model)
@@ -84,60 +80,26 @@ _ROUNDING = 1e-12  # of float64 sums of float32 values
 
 def _targets(model: nn.Module, example: Example) -> list[str]:
     """Return the layers to repair, in the order in which they run."""
-    names = {module: name for name, module in model.named_modules()}
-    owners: dict[int, int] = {}
-    for module in names:
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     normed = norm_after(model, example)
-    called: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda m, _, __: called.append(names[m]))
-        for module, name in names.items()
-        if is_plain_layer(module)
-        and name not in normed
-        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
-    ]
-    with eval_mode(model), torch.no_grad(), slow_path():
-        call(model, example)
-    for handle in handles:
-        handle.remove()
-    return [name for name in called if called.count(name) == 1]
-
-
-class _ReachedError(Exception):
-    """The last layer that is looked at has run: the rest of the model need not."""
+    return [name for name in layers_in_order(model, example) if name not in normed]
 
 
 def _moments(model: nn.Module, names: Sequence[str], examples: Sequence[Example]) -> dict[str, _Moments]:
     """Return the moments of the outputs of layers, given in the order in which they run."""
     found = {name: _Moments() for name in names}
-    handles = [model.get_submodule(name).register_forward_hook(_adding(found[name])) for name in names]
-    handles += [model.get_submodule(name).register_forward_hook(_stop) for name in names[-1:]]
-    try:
-        with eval_mode(model), torch.no_grad(), slow_path():
-            for example in examples:
-                with suppress(_ReachedError):
-                    call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, moments in found.items():
-        if not moments.count:
-            raise ValueError(f"layer {name!r} must run in both models, found one that does not reach it")
+    with watching(model, {name: _adding(moments) for name, moments in found.items()}):
+        for example in examples if names else ():
+            run_until(model, example, names[-1])
+    check_reached(names, {name: moments.count for name, moments in found.items()})
     return found
 
 
-def _adding(moments: _Moments) -> Callable[[nn.Module, object, Tensor], None]:
+def _adding(moments: _Moments) -> Hook:
     def add(layer: nn.Module, _: object, output: Tensor) -> None:
         channel = -1 if is_linear(layer) else 1 - layer.get_parameter("weight").ndim
         moments.add(output.double().movedim(channel, 0).flatten(1))
 
     return add
-
-
-def _stop(_: nn.Module, __: object, ___: object) -> None:
-    raise _ReachedError
 
 
 @torch.no_grad()
@@ -152,13 +114,3 @@ def _rescale(layer: nn.Module, before: _Moments, after: _Moments) -> None:
     for name, bias in layer.named_parameters(recurse=False):
         if name == "bias":
             bias.copy_(torch.where(removed, bias, before.mean + scale * (bias - after.mean)))
-
-
-def _check_same(model: nn.Module, reference: nn.Module) -> None:
-    ours, theirs = ({n: p.shape for n, p in m.named_parameters()} for m in (model, reference))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise ValueError(
-                f"model must be truncated, with the reference's parameters and shapes; {name!r} differs: found "
-                f"{ours.get(name)}, in the reference {theirs.get(name)}. Repair what truncate returns, then realise it"
-            )

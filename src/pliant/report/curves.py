@@ -29,8 +29,8 @@ class Spread:
 class Point:
     """One cut, over all seeds. Parameters and MACs are shares of the dense model's, means over the seeds.
 
-    `fraction` is what was asked for, `removed` the share of the atoms that went; `recalibrated` is None unless every
-    seed has it.
+    `fraction` is what was asked for, `removed` the share of the atoms that went; `recalibrated` and `reconstructed`
+    are None unless every seed has them.
     """
 
     fraction: float
@@ -39,6 +39,7 @@ class Point:
     recalibrated: Spread | None
     parameters: float
     macs: float
+    reconstructed: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,17 @@ def _fraction(row: SweepRow) -> float:
 
 
 def _point(rows: Sequence[SweepRow]) -> Point:
-    recalibrated = [row.recalibrated for row in rows if row.recalibrated is not None]
     return Point(
         fraction=_fraction(rows[0]),
         removed=fmean(row.removed for row in rows),
         raw=Spread.of([row.raw for row in rows]),
-        recalibrated=Spread.of(recalibrated) if len(recalibrated) == len(rows) else None,
+        recalibrated=_spread([row.recalibrated for row in rows]),
+        reconstructed=_spread([row.reconstructed for row in rows]),
         parameters=fmean(row.parameters / row.dense_parameters for row in rows),
         macs=fmean(row.macs / row.dense_macs if row.dense_macs else 1.0 for row in rows),
     )
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return Spread.of(known) if len(known) == len(values) else None

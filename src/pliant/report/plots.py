@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,20 +38,37 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """What was done to a cut model before it was judged, and the line that shows it beside others."""
+
+    title: str
+    dash: Dash
+    value: Callable[[Point], Spread | None]
+
+    def found_in(self, curves: Sequence[Curve]) -> bool:
+        """Tell whether any point has it."""
+        return any(self.value(point) is not None for curve in curves for point in curve.points)
+
+
+REPAIRS = (
+    Repair("raw cut", "-", lambda point: point.raw),
+    Repair("BatchNorm recalibrated", "--", lambda point: point.recalibrated),
+    Repair("reconstructed", ":", lambda point: point.reconstructed),
+)
+
+
+@dataclass(frozen=True)
 class Panel:
-    """What one panel shows: a compressor's curves before the recalibration of BatchNorm, after it, or both."""
+    """What one panel shows: a compressor's curves, of one kind of repair or of all."""
 
     axis: Axis
     compressor: str
-    raw: bool = True
-    after: bool = True
+    repairs: tuple[Repair, ...]
 
     @property
     def title(self) -> str:
-        """The compressor, and which of the two accuracies where it is one."""
-        if self.raw and self.after:
-            return self.compressor
-        return f"{self.compressor}, {'raw cut' if self.raw else 'BatchNorm recalibrated'}"
+        """The compressor, and the repair where the panel shows one of several."""
+        return self.compressor if self.repairs == REPAIRS else f"{self.compressor}, {self.repairs[0].title}"
 
 
 _FLAT = 1e-3
@@ -63,8 +80,9 @@ MACS = Axis("MACs left", lambda point: point.macs)
 def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis] = (REMOVED,)) -> None:
     """Draw small multiples into a PNG file.
 
-    Solid is the raw cut, dashed after BatchNorm recalibration; the line is the mean over seeds, the band their range.
-    More methods than there are colours get panels of their own for the two, and lines tell the methods apart.
+    Solid is the raw cut, dashed after BatchNorm recalibration, dotted after reconstruction; the line is the mean over
+    seeds, the band their range. More methods than there are colours get panels of their own for these, and lines tell
+    the methods apart.
 
     Args:
         path: the file.
@@ -105,10 +123,10 @@ def _grid(count: int, columns: int) -> tuple[Figure, Any]:
 
 def _panels(curves: Sequence[Curve], axes: Sequence[Axis], *, crowded: bool) -> list[Panel]:
     compressors = list(dict.fromkeys(curve.compressor for curve in curves))
-    both = [Panel(axis, name) for axis in axes for name in compressors]
-    if not crowded or not _recalibrated(curves):
-        return both
-    return [replace(panel, raw=raw, after=not raw) for panel in both for raw in (True, False)]
+    repairs = [repair for repair in REPAIRS if repair.found_in(curves)]
+    if not crowded or len(repairs) == 1:
+        return [Panel(axis, name, REPAIRS) for axis in axes for name in compressors]
+    return [Panel(axis, name, (repair,)) for axis in axes for name in compressors for repair in repairs]
 
 
 def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
@@ -117,12 +135,11 @@ def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequenc
         panel.text(0.5, 0.5, "stays the same", ha="center", color="#666666", fontsize=9)
     for curve in curves if axis.moves(curves) else ():
         colour, dash = _look(methods.index(curve.method))
-        raw = [(axis.value(point), point.raw) for point in curve.points]
-        after = [(axis.value(point), point.recalibrated) for point in curve.points if point.recalibrated is not None]
-        if content.raw:
-            _line(panel, raw, colour, dash)
-        if content.after:
-            _line(panel, after, colour, "--" if content.raw else dash)
+        for repair in content.repairs:
+            found = [(axis.value(point), repair.value(point)) for point in curve.points]
+            known = [(x, spread) for x, spread in found if spread is not None]
+            if known:
+                _line(panel, known, colour, repair.dash if len(content.repairs) > 1 else dash)
     panel.set_title(content.title, fontsize=10, loc="left")
     panel.set_xlabel(axis.title, fontsize=9)
     panel.set_xlim(-0.03, 1.03)
@@ -140,10 +157,6 @@ def _look(index: int) -> tuple[str, Dash]:
     return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
 
 
-def _recalibrated(curves: Sequence[Curve]) -> bool:
-    return any(point.recalibrated for curve in curves for point in curve.points)
-
-
 def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: Dash) -> None:  # noqa: ANN401  (see above)
     known = sorted(pairs, key=lambda pair: pair[0])
     xs = [x for x, _ in known]
@@ -155,7 +168,7 @@ def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style:
 def _legend(methods: Sequence[str], curves: Sequence[Curve]) -> list[Line2D]:
     looks = [(method, *_look(index)) for index, method in enumerate(methods)]
     handles = [Line2D([], [], color=c, linestyle=dash, linewidth=2.5, label=name) for name, c, dash in looks]
-    if len(methods) <= len(_COLOURS) and _recalibrated(curves):
-        handles.append(Line2D([], [], color="#333333", linestyle="-", label="raw cut"))
-        handles.append(Line2D([], [], color="#333333", linestyle="--", label="BatchNorm recalibrated"))
+    repairs = [repair for repair in REPAIRS if repair.found_in(curves)]
+    if len(methods) <= len(_COLOURS) and len(repairs) > 1:
+        handles += [Line2D([], [], color="#333333", linestyle=r.dash, label=r.title) for r in repairs]
     return handles

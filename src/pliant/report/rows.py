@@ -71,6 +71,8 @@ class SweepRow:
         dense_parameters: of the model before the cut.
         dense_macs: of the model before the cut.
         calibrate: how many training images the recalibration saw.
+        reconstructed: accuracy after layer-wise reconstruction; None where that was not asked for.
+        reconstruct: how many training images the reconstruction saw.
     """
 
     compressor: str
@@ -83,6 +85,8 @@ class SweepRow:
     dense_parameters: int
     dense_macs: int
     calibrate: int = 0
+    reconstructed: float | None = None
+    reconstruct: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

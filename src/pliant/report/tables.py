@@ -40,11 +40,11 @@ class Table:
 
 def run_tables(curves: Sequence[Curve]) -> list[Table]:
     """A table a compressor, a row a fraction: removed atoms, accuracy, parameters and MACs left, all in per cent."""
-    return [Table(curve.compressor, _RUN_HEAD, tuple(map(_run_row, curve.points))) for curve in curves]
+    return [_run_table(curve) for curve in curves]
 
 
 def study_tables(entries: Sequence[Entry], fractions: Sequence[float] | None = None) -> list[Table]:
-    """A table a compressor and class: a row a method, a column a fraction, accuracy raw -> recalibrated in per cent.
+    """A table a compressor and class: a row a method, a column a fraction, accuracies as `change` puts them.
 
     Methods of different classes share no table, since their curves do not cost the same number of runs.
 
@@ -86,11 +86,11 @@ def percent(spread: Spread) -> str:
 
 
 def change(point: Point | None) -> str:
-    """Return "raw → recalibrated", "raw" alone, or a dash for no point."""
+    """Return "raw → recalibrated → reconstructed" in per cent, as far as they are known, or a dash for no point."""
     if point is None:
         return "-"
-    raw = percent(point.raw)
-    return raw if point.recalibrated is None else f"{raw} → {percent(point.recalibrated)}"
+    steps = (point.raw, point.recalibrated, point.reconstructed)
+    return " → ".join(percent(step) for step in steps if step is not None)
 
 
 def _compressor_table(
@@ -99,7 +99,9 @@ def _compressor_table(
     shown = fractions or sorted({point.fraction for _, curve in curves for point in curve.points})
     rows = [(e.label, *_cost(e), percent(e.dense), *(change(curve.at(f)) for f in shown)) for e, curve in curves]
     head = ("method", *_COST, "dense", *(f"{fraction:.0%}" for fraction in shown))
-    return Table(f"{name}, {claim}: accuracy (%), raw → recalibrated, by what is removed", head, tuple(rows))
+    points = [point for _, curve in curves for point in curve.points]
+    steps = "raw → recalibrated" + (" → reconstructed" if any(point.reconstructed for point in points) else "")
+    return Table(f"{name}, {claim}: accuracy (%), {steps}, by what is removed", head, tuple(rows))
 
 
 _COST = ("class", "runs a curve", "gradients")
@@ -111,13 +113,17 @@ def _cost(entry: Entry) -> tuple[str, str, str]:
     return str(entry.claim), entry.claim.runs, gradients
 
 
-_RUN_HEAD = ("asked", "removed", "raw", "recalibrated", "parameters", "MACs")
+def _run_table(curve: Curve) -> Table:
+    rebuilt = any(point.reconstructed for point in curve.points)
+    head = ("asked", "removed", "raw", "recalibrated", *(["reconstructed"] if rebuilt else []), "parameters", "MACs")
+    return Table(curve.compressor, head, tuple(_run_row(point, rebuilt=rebuilt) for point in curve.points))
 
 
-def _run_row(point: Point) -> tuple[str, ...]:
-    after = "-" if point.recalibrated is None else percent(point.recalibrated)
+def _run_row(point: Point, *, rebuilt: bool) -> tuple[str, ...]:
+    repaired = [point.recalibrated, *([point.reconstructed] if rebuilt else [])]
+    after = ["-" if spread is None else percent(spread) for spread in repaired]
     sizes = (f"{100 * point.parameters:.1f}", f"{100 * point.macs:.1f}")
-    return (f"{point.fraction:.0%}", f"{point.removed:.1%}", percent(point.raw), after, *sizes)
+    return (f"{point.fraction:.0%}", f"{point.removed:.1%}", percent(point.raw), *after, *sizes)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -79,16 +79,18 @@ class ProbeSection(Section):
 
 
 class SweepSection(Section):
-    """Compressors (a name, or a mapping with options), fractions removed, and images for BatchNorm recalibration.
+    """Compressors (a name, or a mapping with options), fractions removed, and images for repairs after the cut.
 
     `fractions` are of the atoms, `macs` of the multiply-accumulates: to those all compressors but unstructured are cut
-    besides, each layer as the budget shares it out.
+    besides, each layer as the budget shares it out. `calibrate` is the number of training images for the recalibration
+    of BatchNorm, `reconstruct` that for the reconstruction of layers by least squares; 0 is for none.
     """
 
     compressors: list[CompressorSpec] = Field(default_factory=_every_compressor, min_length=1)
     fractions: list[Share] = Field(default_factory=_tenths)
     macs: list[Share] = Field(default_factory=list)
     calibrate: int = Field(default=1024, ge=0)
+    reconstruct: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _cuts(self) -> Self:

@@ -16,7 +16,9 @@ from pliant.training.compressors import build_compressor, label_of
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection, UnstructuredSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
 
     from pliant.training.experiment import Run
 
@@ -37,7 +39,7 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
         world: the processes that share the cuts out among them; only the first one writes.
     """
     world.on_main(lambda: repair(run.folder.sweep, SweepRow))
-    images = min(section.calibrate, len(run.data.learn))
+    images = _Images(*(min(count, len(run.data.learn)) for count in (section.calibrate, section.reconstruct)))
     for series in series_of(section):
         cuts = _cuts(run, series, images)
         for start in range(0, len(series.fractions), world.size):  # one for each rank, so that rows are soon on disk
@@ -48,6 +50,14 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
                 if world.is_main:
                     append_row(run.folder.sweep, record)
                 yield record
+
+
+@dataclass(frozen=True)
+class _Images:
+    """How many of the training images each repair sees."""
+
+    calibrate: int
+    reconstruct: int
 
 
 @dataclass(frozen=True)
@@ -84,18 +94,22 @@ def _row(cuts: Cuts, label: str, fraction: float) -> Row | None:
         return None
 
 
-def _cuts(run: Run, series: Series, images: int) -> Cuts:
+def _cuts(run: Run, series: Series, images: _Images) -> Cuts:
+    def batches(count: int) -> Iterable[Tensor] | None:
+        return run.data.calibration(count, run.recipe.data.batch_size, run.recipe.seed) if count else None
+
     return Cuts(
         run.model,
         build_compressor(series.compressor),
         example=run.data.example(),
         evaluate=lambda model: judge(run.recipe, run.data, model),
-        calibrate=run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None,
+        calibrate=batches(images.calibrate),
+        reconstruct=batches(images.reconstruct),
         budget=Macs if series.key == "macs" else None,
     )
 
 
-def _record(row: Row, label: str, images: int) -> SweepRow:
+def _record(row: Row, label: str, images: _Images) -> SweepRow:
     return SweepRow(
         compressor=label,
         fraction=row.fraction,
@@ -106,5 +120,7 @@ def _record(row: Row, label: str, images: int) -> SweepRow:
         macs=row.macs,
         dense_parameters=row.dense_parameters,
         dense_macs=row.dense_macs,
-        calibrate=images,
+        calibrate=images.calibrate,
+        reconstructed=row.reconstructed,
+        reconstruct=images.reconstruct,
     )

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compressible import build
+from torch import nn
+
+from pliant.compress import (
+    Both,
+    FilterPruning,
+    LowRank,
+    Macs,
+    TensorTrain,
+    UnstructuredPruning,
+    compress,
+    output_difference,
+    recalibrate_batchnorm,
+    reconstruct,
+    sweep,
+)
+from pliant.models import create
+
+COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning(), Both()]
+
+
+def _data(seed, count, shape):
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+
+
+def _linear():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 6)).double()
+
+
+def _truncated(model, compressor, fraction, example):
+    cut = compressor.select(model, fraction, example=example)
+    return compressor.truncate(model, cut), cut
+
+
+def _inputs_of(model, name, x):
+    found = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    with torch.no_grad():
+        model.eval()(x)
+    handle.remove()
+    return found[0]
+
+
+def _error(layer, x, y):
+    with torch.no_grad():
+        return float((layer(x) - y).square().mean())
+
+
+def test_a_linear_layer_gets_the_least_squares_solution():
+    """Against `torch.linalg.lstsq` on the columns that are left."""
+    model, x = _linear(), _data(1, 400, (12,))
+    truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+    found = reconstruct(truncated, model, cut, [x[:150], x[150:]], ridge=1e-12, rows=1000)
+    kept = list(cut.listed("0"))
+    read = _inputs_of(found, "2", x)[:, kept]
+    rows = torch.cat([read, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    wanted = torch.linalg.lstsq(rows, model(x).detach()).solution
+    torch.testing.assert_close(found[2].weight[:, kept], wanted[:-1].T, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found[2].bias, wanted[-1], rtol=1e-6, atol=1e-8)
+
+
+def test_a_rank_gets_the_best_weights_of_that_rank():
+    """Against many steps of gradient descent on two factors, which is no closed form."""
+    model, x = _linear(), _data(2, 300, (12,)) @ torch.diag(torch.linspace(0.1, 3.0, 12, dtype=torch.float64))
+    truncated, cut = _truncated(model, LowRank(), 0.5, x)
+    assert cut.count("0") < 10
+    found = reconstruct(truncated, model, cut, [x], ridge=1e-9, rows=1000)
+    rank = cut.count("0")
+    assert torch.linalg.matrix_rank(found[0].weight.detach(), rtol=1e-9) == rank
+    wanted = model[0](x).detach()
+    best = _error(found[0], x, wanted)
+    assert best < _error(truncated[0], x, wanted)
+    torch.manual_seed(0)
+    left, right = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((10, rank), (rank, 12)))
+    bias = torch.zeros(10, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([left, right, bias], max_iter=2000, line_search_fn="strong_wolfe", tolerance_change=0)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (x @ (left @ right).T + bias - wanted).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        slow = optimizer.step(closure).item()
+    assert best <= slow * (1 + 1e-6)
+    assert best >= slow * (1 - 1e-2)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("name", ["plain", "residual", "attention", "special", "transposed", "conv1d"])
+def test_the_result_is_realised_as_exactly_as_before(name, compressor):
+    model, example = build(name)
+    model = model.double()
+    example = example.double() if example.is_floating_point() else example
+    truncated, cut = _truncated(model, compressor, 0.5, example)
+    before = copy.deepcopy(truncated.state_dict())
+    found = reconstruct(truncated, model, cut, [example, example[:1]])
+    difference, largest = output_difference(found, compressor.realise(found, cut), example)
+    assert difference <= 1e-9 * max(largest, 1.0)
+    for key, tensor in truncated.named_parameters():
+        if isinstance(compressor, FilterPruning | UnstructuredPruning):
+            assert (found.get_parameter(key)[tensor == 0.0] == 0.0).all(), key
+    assert all(torch.equal(tensor, before[key]) for key, tensor in truncated.state_dict().items())
+
+
+CONVOLUTIONS = {
+    "stride": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1),
+    "dilation": lambda: nn.Conv2d(8, 8, (3, 2), dilation=(2, 1), bias=False),
+    "circular": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+    "reflect": lambda: nn.Conv2d(8, 8, 5, padding="same", padding_mode="reflect"),
+    "even-same": lambda: nn.Conv2d(8, 8, (2, 4), padding="same"),
+    "valid": lambda: nn.Conv2d(8, 8, 3, padding="valid"),
+}
+COPIES = (2, 3, 6, 7)
+
+
+def _with_copies(first, *rest):
+    """A model whose first layer has channels that are half of others: what they say can be said without them."""
+    with torch.no_grad():
+        for copied in COPIES:
+            first.weight[copied] = 0.5 * first.weight[copied - 2]
+            first.bias[copied] = 0.5 * first.bias[copied - 2]
+    return nn.Sequential(first, *rest).double()
+
+
+def _check_recovers(model, x):
+    truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+    assert set(range(8)) - set(cut.listed("0")) == set(COPIES)
+    found = reconstruct(truncated, model, cut, [x[:40], x[40:]], ridge=1e-11, rows=100_000)
+    lost, largest = output_difference(truncated, model, x)
+    assert lost > 1e-2 * largest
+    assert output_difference(found, model, x)[0] < 1e-6 * largest
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_of_all_kinds_recover_what_they_can(kind):
+    torch.manual_seed(0)
+    model = _with_copies(nn.Conv2d(3, 8, 1), CONVOLUTIONS[kind](), nn.ReLU())
+    _check_recovers(model, _data(3, 60, (3, 8, 9)))
+
+
+def test_a_grouped_convolution_gets_a_solution_for_each_group():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh(), nn.Conv2d(8, 6, 3, groups=2, padding=(1, 2))).double()
+    x = _data(4, 20, (8, 8, 9))
+    truncated, cut = _truncated(model, UnstructuredPruning(ignore=("2",)), 0.6, x)
+    found = reconstruct(truncated, model, cut, [x], ridge=1e-12, rows=10**6)
+    patches = F.unfold(_inputs_of(found, "2", x), 3, padding=(1, 2)).movedim(1, 2).flatten(0, 1)
+    wanted = model(x).detach().flatten(2).movedim(1, 2).flatten(0, 1)
+    for group, columns in enumerate(patches.split(36, dim=1)):
+        rows = torch.cat([columns, torch.ones(len(columns), 1, dtype=x.dtype)], 1)
+        outputs = slice(3 * group, 3 * group + 3)
+        solution = torch.linalg.lstsq(rows, wanted[:, outputs]).solution
+        torch.testing.assert_close(found[2].weight[outputs].flatten(1), solution[:-1].T, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(found[2].bias[outputs], solution[-1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("dims", "kind"), [(1, nn.Conv1d), (3, nn.Conv3d)])
+def test_convolutions_of_other_dimensions_too(dims, kind):
+    torch.manual_seed(0)
+    model = _with_copies(kind(3, 8, 1), kind(8, 5, 2, stride=2, padding=1), nn.ReLU())
+    _check_recovers(model, _data(4, 60, (3, *(4, 5, 3)[:dims])))
+
+
+def test_linear_layers_on_sequences_too():
+    torch.manual_seed(0)
+    _check_recovers(_with_copies(nn.Linear(5, 8), nn.Linear(8, 6), nn.Tanh()), _data(5, 60, (7, 5)))
+
+
+def test_few_rows_are_nearly_as_good_as_all():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU()).double()
+    x = _data(6, 200, (3, 12, 12))
+    truncated, cut = _truncated(model, FilterPruning(ignore=("2",)), 0.5, x)
+    wanted = model(x).detach()
+    cut_error, few, all_rows = (
+        float((found(x).detach() - wanted).square().mean())
+        for found in (
+            truncated,
+            reconstruct(truncated, model, cut, [x], rows=8),
+            reconstruct(truncated, model, cut, [x], rows=10**6),
+        )
+    )
+    assert all_rows <= few < 1.3 * all_rows
+    assert few < cut_error
+
+
+def test_statistics_are_those_of_the_repaired_model():
+    torch.manual_seed(0)
+    model = create("cnn-4", num_classes=10, in_channels=1, image_size=28).double()
+    x = _data(7, 32, (1, 28, 28))
+    truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+    found = reconstruct(truncated, model, cut, [x])
+    again = recalibrate_batchnorm(found, [x])
+    assert output_difference(found, again, x)[0] < 1e-9
+
+
+def test_a_cut_of_nothing_changes_no_weight():
+    model, x = _linear(), _data(8, 50, (12,))
+    truncated, cut = _truncated(model, LowRank(), 0.0, x)
+    found = reconstruct(truncated, model, cut, [x])
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
+
+
+def test_layers_that_are_ignored_or_of_another_kind_stay():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).double()
+    x = _data(9, 200, (16,))
+    truncated, cut = _truncated(model, LowRank(), 0.5, x)
+    found = reconstruct(truncated, model, cut, [x], ignore=("2",))
+    assert torch.equal(found[2].weight, truncated[2].weight)
+    assert not torch.equal(found[0].weight, truncated[0].weight)
+    trains = TensorTrain()
+    truncated, cut = _truncated(model, trains, 0.5, x)
+    assert cut.reduced()
+    found = reconstruct(truncated, model, cut, [x])
+    for name in cut.reduced():
+        assert torch.equal(found.get_submodule(name).weight, truncated.get_submodule(name).weight)
+    assert not torch.equal(found[4].weight, truncated[4].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_gets_nearly_the_same(dtype):
+    model, x = _linear(), _data(10, 400, (12,))
+    truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+    wide = reconstruct(truncated, model, cut, [x])
+    narrow = reconstruct(truncated.to(dtype), model.to(dtype), cut, [x.to(dtype)])
+    assert narrow[2].weight.dtype == dtype
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(narrow[2].weight.double(), wide[2].weight, rtol=tolerance, atol=tolerance)
+
+
+def test_compress_and_sweep_take_batches_for_it():
+    torch.manual_seed(0)
+    model = create("cnn-4", num_classes=10, in_channels=1, image_size=28)
+    x = _data(11, 64, (1, 28, 28)).float()
+    wanted = model.eval()(x).detach()
+
+    def closeness(found):
+        with torch.no_grad():
+            return -float((found.eval()(x) - wanted).square().mean())
+
+    plain = compress(model, FilterPruning(), macs=0.5, example=x[:1], calibrate=[x])
+    done = compress(model, FilterPruning(), macs=0.5, example=x[:1], reconstruct=[x])
+    assert done.report.reconstructed
+    assert done.report.recalibrated
+    assert not plain.report.reconstructed
+    assert done.report.macs == plain.report.macs <= 0.5 * done.report.dense_macs
+    assert closeness(done.model) > closeness(plain.model)
+    for realise in (False, True):
+        (row,) = sweep(
+            model, FilterPruning(), [0.5], example=x[:1], evaluate=closeness, calibrate=[x], reconstruct=[x],
+            realise=realise, budget=Macs,
+        )  # fmt: skip
+        assert row.recalibrated == pytest.approx(closeness(plain.model), rel=1e-3)
+        assert row.reconstructed == pytest.approx(closeness(done.model), rel=1e-3)
+
+
+def test_bad_input_is_named():
+    model, x = _linear(), _data(12, 20, (12,))
+    truncated, cut = _truncated(model, LowRank(), 0.5, x)
+    with pytest.raises(ValueError, match="at least one batch"):
+        reconstruct(truncated, model, cut, [])
+    with pytest.raises(ValueError, match="ridge must be positive"):
+        reconstruct(truncated, model, cut, [x], ridge=0.0)
+    with pytest.raises(ValueError, match="rows must be an int"):
+        reconstruct(truncated, model, cut, [x], rows=0)
+    with pytest.raises(ValueError, match="ignore must be"):
+        reconstruct(truncated, model, cut, [x], ignore="0")
+    with pytest.raises(ValueError, match="truncated"):
+        reconstruct(LowRank().realise(model, cut), model, cut, [x])
+    with pytest.raises(ValueError, match="reconstruct must be re-iterable"):
+        sweep(model, LowRank(), [0.5], example=x, evaluate=lambda _: 0.0, reconstruct=iter([x]))
