@@ -80,7 +80,8 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
 
 def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
     """Return the cuts that a recipe asks for and that have no row yet, a section for each series."""
-    done = {(row.compressor, row.fraction) for row in read_rows(folder.sweep, SweepRow)}
+    rows = read_rows(folder.sweep, SweepRow)
+    done = {(row.compressor, row.fraction) for row in rows if row.reconstruct or not recipe.sweep.reconstruct}
     sections = []
     for series in series_of(recipe.sweep):
         left = [fraction for fraction in series.fractions if (series.label, fraction) not in done]

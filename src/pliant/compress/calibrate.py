@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from pliant.compress.replay import labels_hint
 from pliant.structure.norms import Example, call
 
 
@@ -105,10 +106,7 @@ def _run(model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module,
     count = 0
     with torch.no_grad():
         for count, batch in enumerate(batches, start=1):  # noqa: B007  (asked for after the loop)
-            try:
+            with labels_hint():
                 run(model, batch)
-            except TypeError as error:
-                error.add_note("batches of (inputs, labels) go in as pliant.compress.Inputs(batches)")
-                raise
     if count == 0:
         raise ValueError("batches must yield at least one batch, found none (a generator can be used only once)")

@@ -61,14 +61,17 @@ def compress(
         calibrate: batches of training inputs to recompute running statistics with, after the cut; None leaves them.
         reconstruct: batches of training inputs to fit what is left of each layer with, so that it computes what it did
             before the cut (`pliant.compress.reconstruct`, which recomputes running statistics too); None leaves it.
+            It starts from the weights before the cut, so that `repair` is not wanted beside it.
         latency: how to measure the time of a call before and after, or True for half a second each.
 
     Raises:
         TypeError: if `compressor` is no Compressor.
         BudgetError: if the budget cannot be met.
         ValueError: if the fraction is out of range, not exactly one of fraction, macs, params and budget is given, or
-            there is no batch to repair, calibrate or reconstruct with.
+            there is no batch to repair, calibrate or reconstruct with, or both repair and reconstruct are given.
     """
+    if repair is not None and reconstruct is not None:
+        raise ValueError("repair and reconstruct are both given: choose one, the latter does more and takes longer")
     budget = one_budget(budget, macs=macs, params=params)
     check_kind(compressor)
     cut = compressor.select(model, fraction, budget=budget, example=example)

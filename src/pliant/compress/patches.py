@@ -18,9 +18,16 @@ def can_be_read(layer: nn.Module) -> bool:
     return not isinstance(layer, TRANSPOSED)
 
 
+def batched(layer: nn.Module, values: Tensor) -> Tensor:
+    """Return what a layer reads or writes with a batch dimension, which a single sample may lack."""
+    dims = 2 if is_linear(layer) else layer.get_parameter("weight").ndim
+    return values[None] if values.ndim == dims - 1 else values
+
+
 def places(layer: nn.Module, output: Tensor) -> tuple[int, ...]:
     """Return how many positions an output has in each of its dimensions that are neither batch nor channels."""
-    return tuple(output.shape[1:-1] if is_linear(layer) else output.shape[2:])
+    shape = batched(layer, output).shape
+    return tuple(shape[1:-1] if is_linear(layer) else shape[2:])
 
 
 def drawn(shape: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
@@ -44,6 +51,7 @@ def targets(layer: nn.Module, output: Tensor, where: Tensor) -> Tensor:
         shape (groups, batch * count, out / groups).
     """
     groups = widths(layer)[2]
+    output = batched(layer, output)
     last = output if is_linear(layer) else output.movedim(1, -1)
     rows = _at(last, where).flatten(0, 1)
     return rows.unflatten(1, (groups, -1)).movedim(1, 0)

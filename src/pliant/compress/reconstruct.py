@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -12,17 +12,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pliant.compress.calibrate import recompute_statistics
+from pliant.compress.calibrate import STATISTICAL, recompute_statistics
 from pliant.compress.compressor import compressor_of
 from pliant.compress.cut import Cut
 from pliant.compress.factor import rectangle
 from pliant.compress.filters import FilterPruning
-from pliant.compress.least_squares import Moments, fit
+from pliant.compress.least_squares import Means, Moments, fit
 from pliant.compress.low_rank import LowRank
-from pliant.compress.patches import can_be_read, drawn, features, places, targets
-from pliant.compress.replay import batches_of, check_same, layers_in_order, run_until, watching
+from pliant.compress.patches import batched, can_be_read, drawn, features, places, targets
+from pliant.compress.replay import Hook, batches_of, check_same, labels_hint, layers_in_order, run_until, watching
 from pliant.compress.unstructured import UnstructuredPruning
-from pliant.structure.matricise import axes_of
+from pliant.structure.matricise import axes_of, widths
 from pliant.structure.norms import Example, call, norm_after
 from pliant.structure.patterns import check_ignore
 
@@ -44,27 +44,30 @@ def reconstruct(
         argmin  mean |W x + b - y|^2 + damping |W - W_reference|^2
 
     with x what the layer reads in the repaired model, and y what it wrote in the reference; damping is `ridge` times
-    the mean square of an entry of x. Zeros stay zeros and ranks stay what they are, so that `realise` of the result is
-    exact as before. The bias, where there is one, is fitted too; running statistics are recomputed on the way, as
-    `recalibrate_batchnorm` does. No labels and no gradients are used.
+    the mean square of an entry of x, about its mean if the layer has a bias or is followed by batch or instance norm,
+    for which means do not matter. Zeros stay zeros and ranks stay what they are, so that `realise` of the result is
+    exact as before. The biases of channels that have weights are fitted too; running statistics are recomputed on the
+    way, as `recalibrate_batchnorm` does. No labels and no gradients are used.
 
-    Concerned are linear layers and convolutions with weights of their own that are called once, transposed convolutions
-    apart. Layers that read what they read before and lost nothing stay as they are, and so do tensor trains and what
-    other compressors cut than filters, ranks and single weights.
+    Concerned are linear layers and convolutions with weights of their own that are called once, with what they read as
+    positional argument, transposed convolutions apart. Layers that read what they read before and lost nothing stay as
+    they are, and so do tensor trains and what other compressors cut than filters, ranks and single weights.
 
     Args:
         model: truncated by `cut`, with the shapes of `reference`; left as it is.
         reference: the model before the cut; left as it is.
         cut: which atoms stay.
-        batches: what both can be called with; training data, a thousand images say. Both models run once for every
-            layer, and norm layers once more.
+        batches: what both can be called with; training data, a thousand images say. The repaired model runs once for
+            every layer as far as that, and once more for running statistics; the reference once for several.
         ridge: positive.
         rows: positions and samples that are looked at, for every column of the weight; at most all of them. A layer
-            takes memory of the order of its squared columns (inputs times kernel size), and time of their cube.
+            takes several matrices of columns times columns in float64 (columns are inputs times kernel size), and time
+            of their cube: 5 GB each for the 25,088 of VGG's first linear layer, which `ignore` can leave out.
         ignore: patterns of layer names to leave as they are.
 
     Raises:
-        ValueError: if there is no batch, the models have other parameters, or a number is out of range.
+        ValueError: if there is no batch, the models have other parameters, a number is out of range, or what a layer
+            reads or writes is not finite.
 
     Reference: He, Zhang, Sun (2017), Channel pruning for accelerating very deep neural networks, arXiv 1707.06168, for
     the least squares; Zhang et al. (2016), arXiv 1505.06798, for ranks, and that layers follow one another.
@@ -73,18 +76,23 @@ def reconstruct(
     examples = batches_of(batches)
     check_same(model, reference)
     constraints = _Constraints.of(cut)
-    normed = norm_after(reference, examples[0])
+    with labels_hint():
+        normed = norm_after(reference, examples[0])
     repaired = copy.deepcopy(model)
-    stale = False
-    for name in layers_in_order(reference, examples[0]):
-        layer, before = repaired.get_submodule(name), reference.get_submodule(name)
-        if name not in constraints.held and can_be_read(layer) and not any(fnmatchcase(name, p) for p in ignore):
+    names = [name for name in layers_in_order(reference, examples[0]) if can_be_read(reference.get_submodule(name))]
+    fitted = [n for n in names if n not in constraints.held and not any(fnmatchcase(n, p) for p in ignore)]
+    counts = {name: _places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
+    stale = _differ_elsewhere(repaired, reference, fitted)
+    for window in _windows(reference, counts, examples):
+        written = _written(reference, window, examples)
+        for name in window:
+            layer, before = repaired.get_submodule(name), reference.get_submodule(name)
             if stale:
                 recompute_statistics(repaired, examples, partial(run_until, last=name))
-            moments = _moments(repaired, reference, name, examples, rows)
+            moments = _moments(repaired, name, examples, written.pop(name))
             if moments.count:
                 _refit(layer, before, moments, ridge, constraints.ranks.get(name), normed=name in normed)
-        stale = stale or not torch.equal(layer.get_parameter("weight"), before.get_parameter("weight"))
+            stale = stale or not torch.equal(layer.get_parameter("weight"), before.get_parameter("weight"))
     recompute_statistics(repaired, examples, call)
     return repaired
 
@@ -115,31 +123,83 @@ _SEED = 0  # of the positions that are looked at
 _SAME = 1e-5  # relative; less is rounding
 
 
-def _moments(repaired: nn.Module, reference: nn.Module, name: str, examples: Sequence[Example], rows: int) -> Moments:
-    """Sum what a layer reads in one model and writes in the other, at the same positions."""
-    generator = torch.Generator().manual_seed(_SEED)
-    layer = reference.get_submodule(name)
-    matrices = axes_of(layer, "weight").to_matrices(layer.get_parameter("weight"))
-    moments = Moments.empty(matrices)
-    images = sum(_length(example) for example in examples)
-    count = max(1, math.ceil(rows * matrices.shape[-1] / max(images, 1)))
-    seen: list[tuple[Tensor, Tensor]] = []
+_Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
 
-    def write(module: nn.Module, _: object, output: Tensor) -> None:
-        where = drawn(places(module, output), count, generator)
-        wide = torch.promote_types(output.dtype, torch.float32)
-        seen.append((where, targets(module, output, where).to(wide)))
+
+def _places_wanted(layer: nn.Module, examples: Sequence[Example], rows: int) -> int:
+    """Return at how many positions of every sample a layer is to be looked at."""
+    samples = sum(_length(example) for example in examples)
+    columns = axes_of(layer, "weight").matrix_shape(layer.get_parameter("weight").shape)[2]
+    return max(1, math.ceil(rows * columns / max(samples, 1)))
+
+
+def _windows(reference: nn.Module, counts: Mapping[str, int], examples: Sequence[Example]) -> Iterator[dict[str, int]]:
+    """Yield the layers in parts, of each of which the reference's outputs fit into memory together."""
+    window: dict[str, int] = {}
+    held = 0
+    samples = sum(_length(example) for example in examples)
+    for name, count in counts.items():
+        layer = reference.get_submodule(name)
+        numbers = samples * count * widths(layer)[0]
+        if window and held + numbers > _AHEAD:
+            yield window
+            window, held = {}, 0
+        window[name] = count
+        held += numbers
+    if window:
+        yield window
+
+
+_AHEAD = 2**26  # numbers: 256 MiB
+
+
+def _written(reference: nn.Module, counts: Mapping[str, int], examples: Sequence[Example]) -> dict[str, _Written]:
+    """Return what layers write, given in the order in which they run, at so many random positions of every sample."""
+    generator = torch.Generator().manual_seed(_SEED)
+    found: dict[str, _Written] = {name: {} for name in counts}
+
+    def hook(name: str) -> Hook:
+        def write(layer: nn.Module, _: object, output: Tensor) -> None:
+            where = drawn(places(layer, output), counts[name], generator)
+            wide = torch.promote_types(output.dtype, torch.float32)
+            found[name][number] = (where, targets(layer, output, where).to(wide))
+
+        return write
+
+    with watching(reference, {name: hook(name) for name in counts}):
+        for number, example in enumerate(examples):  # noqa: B007  (the hooks read the number)
+            run_until(reference, example, list(counts)[-1])
+    return found
+
+
+def _moments(repaired: nn.Module, name: str, examples: Sequence[Example], written: _Written) -> Moments:
+    """Sum what a layer reads and what it is to write, at the same positions.
+
+    Raises:
+        ValueError: if one of them is not finite.
+    """
+    layer = repaired.get_submodule(name)
+    moments = Moments.empty(axes_of(layer, "weight").to_matrices(layer.get_parameter("weight")))
 
     def read(module: nn.Module, arguments: tuple[object, ...], _: Tensor) -> None:
-        where, wanted = seen.pop()
-        if arguments and isinstance(arguments[0], Tensor):
-            moments.add(features(module, arguments[0], where).to(wanted.dtype), wanted)
+        if number not in written or not arguments or not isinstance(arguments[0], Tensor):
+            return
+        where, wanted = written[number]
+        columns = layer.get_parameter("weight").numel() // widths(module)[0]
+        samples = max(1, _AT_ONCE // max(len(where) * columns * widths(module)[2], 1))
+        parts = batched(module, arguments[0]).split(samples)
+        for part, rows in zip(parts, wanted.split(samples * len(where), dim=1), strict=True):
+            moments.add(features(module, part, where).to(wanted.dtype), rows)
 
-    for example in examples:
-        for model, hook in ((reference, write), (repaired, read)):
-            with watching(model, {name: hook}):
-                run_until(model, example, name)
+    with watching(repaired, {name: read}):
+        for number, example in enumerate(examples):  # noqa: B007  (as above)
+            run_until(repaired, example, name)
+    if not moments.is_finite():
+        raise ValueError(f"batches: layer {name!r} reads or writes infinite or undefined numbers, it cannot be fitted")
     return moments
+
+
+_AT_ONCE = 2**24  # numbers: 64 MiB
 
 
 def _length(example: Example) -> int:
@@ -158,14 +218,38 @@ def _refit(
     truncated = axes.to_matrices(weight)
     support = (truncated != 0.0) if rank is None else rectangle(truncated != 0.0)
     start = axes.to_matrices(before.get_parameter("weight")).double() * support
-    missing = ((means.cross - start @ means.gram) * support).norm()
-    if missing <= _SAME * means.cross.norm() and torch.equal(start.to(weight.dtype), truncated):
+    if not _is_missing(means, start, support, bias, weight.dtype) and torch.equal(start.to(weight.dtype), truncated):
         return
     fitted = fit(start, support, means, ridge, rank)
+    if fitted is None:
+        fitted = truncated.double()
     weight.copy_(axes.from_matrices(fitted, weight.shape))
     if bias is not None:
         shift = means.y - (fitted @ means.x[..., None])[..., 0]
         bias.copy_(torch.where(support.any(-1), shift, bias.view(shift.shape)).flatten())
+
+
+def _is_missing(means: Means, start: Tensor, support: Tensor, bias: Tensor | None, dtype: torch.dtype) -> bool:
+    """Tell whether a layer with weights `start` writes something else than it is to, apart from rounding."""
+    tolerance = max(_SAME, torch.finfo(dtype).eps)
+    if ((means.cross - start @ means.gram) * support).norm() > tolerance * means.cross.norm():
+        return True
+    if bias is None:
+        return False
+    offset = means.y - (start @ means.x[..., None])[..., 0] - bias.double().view(means.y.shape)
+    scale = means.y.norm() + (start @ means.x[..., None]).norm() + bias.double().norm()
+    return bool((offset * support.any(-1)).norm() > tolerance * scale)
+
+
+def _differ_elsewhere(model: nn.Module, reference: nn.Module, fitted: Sequence[str]) -> bool:
+    """Tell whether the cut took something from modules that are neither fitted nor norms, whose readers are."""
+    theirs = dict(reference.named_modules())
+    return any(
+        not torch.equal(parameter, theirs[name].get_parameter(key))
+        for name, module in model.named_modules()
+        if name not in fitted and not isinstance(module, STATISTICAL)
+        for key, parameter in module.named_parameters(recurse=False)
+    )
 
 
 def _check(ridge: float, rows: int, ignore: Sequence[str]) -> None:

@@ -77,6 +77,16 @@ def _stop(_: nn.Module, __: object, ___: object) -> None:
     raise _ReachedError
 
 
+@contextmanager
+def labels_hint() -> Iterator[None]:
+    """Tell, if a model cannot be called with a batch, what to do with batches that hold labels."""
+    try:
+        yield
+    except TypeError as error:
+        error.add_note("batches of (inputs, labels) go in as pliant.compress.Inputs(batches)")
+        raise
+
+
 def check_same(model: nn.Module, reference: nn.Module) -> None:
     """Check that one model is the other with some of its atoms at zero.
 

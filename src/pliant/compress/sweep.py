@@ -128,8 +128,7 @@ class Cuts:
         """Return the row of one fraction."""
         cut = self._cut(fraction)
         warn_if_whole(cut, fraction)
-        truncated = self._compressor.truncate(self._model, cut)
-        cut_model = self._compressor.realise(self._model, cut) if self._realise else truncated
+        cut_model = (self._compressor.realise if self._realise else self._compressor.truncate)(self._model, cut)
         raw = self._evaluate(cut_model)
         return Row(
             compressor=cut.compressor,
@@ -141,7 +140,7 @@ class Cuts:
             macs=cut.macs,
             dense_parameters=cut.dense_parameters,
             dense_macs=cut.dense_macs,
-            reconstructed=self._reconstructed(truncated, cut),
+            reconstructed=self._reconstructed(cut),
         )
 
     def _cut(self, fraction: float) -> Cut:
@@ -155,8 +154,9 @@ class Cuts:
             return None
         return self._evaluate(recalibrate_batchnorm(cut_model, self._calibrate))
 
-    def _reconstructed(self, truncated: nn.Module, cut: Cut) -> float | None:
+    def _reconstructed(self, cut: Cut) -> float | None:
         if self._reconstruct is None:
             return None
+        truncated = self._compressor.truncate(self._model, cut)
         found = fit_layers(truncated, self._model, cut, self._reconstruct)
         return self._evaluate(self._compressor.realise(found, cut) if self._realise else found)
