@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks = with_data(tasks_of(suite, options.runs, options.seeds))
     done = [task.folder.path for task in tasks if (swept(task) if over() else perform(task.recipe, task.folder, over))]
     for name, one in suite.reports.items():
-        paths = [task.folder.path for task in tasks if task.report == name and task.folder.path in done]
+        paths = [task.folder.path for task in tasks if task.report == name and has_rows(task)]
         if paths:
             publish_study(options.output / name, study([read_record(path) for path in paths]), title=one.title)
     left = len(tasks) - len(done)
@@ -153,7 +153,12 @@ def with_data(tasks: Iterable[Task]) -> list[Task]:
 
 def swept(task: Task) -> bool:
     """Tell whether a run has all of its rows."""
-    return task.folder.sweep.exists() and not missing(task.recipe, task.folder)
+    return has_rows(task) and not missing(task.recipe, task.folder)
+
+
+def has_rows(task: Task) -> bool:
+    """Tell whether a run is trained and has any row that a report can show."""
+    return task.folder.sweep.exists() and bool(read_rows(task.folder.sweep, SweepRow))
 
 
 if __name__ == "__main__":
