@@ -70,7 +70,7 @@ def cut(run: Run) -> Iterator[Row]:
 
 def row(run: Run, before: float, name: str, rule: Rule) -> Row:
     """Cut a run by a rule."""
-    images = run.data.calibration(IMAGES, run.recipe.data.batch_size, run.recipe.seed)
+    images = run.data.calibration(IMAGES, run.recipe.data, run.recipe.seed)
     found = compress(run.model, LowRank(rule=rule), example=run.data.example())
     report = found.report
     return Row(

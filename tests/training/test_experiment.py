@@ -96,6 +96,19 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(folder):
     assert not folder("run").path.exists()
 
 
+def test_repairs_see_images_as_training_does():
+    """Statistics of images without the augmentation are not those that the weights were trained with."""
+    plain, augmented = tiny("data.augment=false"), tiny("data.augment=true")
+    data = load_data(plain, CPU)
+    as_they_are = torch.cat(data.calibration(64, plain.data, 0))
+    shifted = torch.cat(data.calibration(64, augmented.data, 0))
+    images = data.samples()[0].flatten(1)
+    assert all((image == images).all(1).any() for image in as_they_are.flatten(1))
+    moved = [not (image == images).all(1).any() for image in shifted.flatten(1)]
+    assert sum(moved) > 32  # shifts by a pixel or none in two directions: a ninth stays
+    assert torch.equal(shifted, torch.cat(data.calibration(64, augmented.data, 0)))
+
+
 def test_holding_out_takes_from_the_training_set_and_leaves_the_test_set_alone():
     whole, held = load_data(tiny(), CPU), load_data(tiny("data.holdout=0.2"), CPU)
     total = len(load("digits").train)

@@ -121,7 +121,7 @@ def compress(
 
 
 def _batches(run: Run, images: int) -> list[Tensor] | None:
-    return run.data.calibration(images, run.recipe.data.batch_size, run.recipe.seed) if images else None
+    return run.data.calibration(images, run.recipe.data, run.recipe.seed) if images else None
 
 
 def _budget(run: Run, limits: dict[str, float | int | None]) -> Budget | None:

@@ -62,11 +62,17 @@ class Data:
         """All training images as they are, in order, and their labels, for methods that learn from all at once."""
         return next(iter(Batches(self.learn, batch_size=len(self.learn), **self.options)))
 
-    def calibration(self, images: int, batch_size: int, seed: int) -> list[Tensor]:
-        """Batches of a random part of the training images, without augmentation, for BatchNorm recalibration."""
+    def calibration(self, images: int, section: DataSection, seed: int) -> list[Tensor]:
+        """Batches of a random part of the training images for repairs after a cut, augmented as in training.
+
+        Without the augmentation, statistics are not those that the weights were trained with: ResNet-20 with 80.5 % on
+        CIFAR-10, uncut, comes down to 75.8 %, however many images there are.
+        """
         order = torch.randperm(len(self.learn), generator=torch.Generator().manual_seed(seed))
         part = self.learn.subset(order[:images])
-        return [x for x, _ in Batches(part, batch_size=min(batch_size, len(part)), **self.options)]
+        augment = self.dataset.augmentation if section.augment else ()
+        size = min(section.batch_size, len(part))
+        return [x for x, _ in Batches(part, batch_size=size, augment=augment, seed=seed, **self.options)]
 
     def example(self) -> Tensor:
         """One image as a batch, with which a model can be called."""

@@ -96,7 +96,7 @@ def _row(cuts: Cuts, label: str, fraction: float) -> Row | None:
 
 def _cuts(run: Run, series: Series, images: _Images) -> Cuts:
     def batches(count: int) -> Iterable[Tensor] | None:
-        return run.data.calibration(count, run.recipe.data.batch_size, run.recipe.seed) if count else None
+        return run.data.calibration(count, run.recipe.data, run.recipe.seed) if count else None
 
     return Cuts(
         run.model,
