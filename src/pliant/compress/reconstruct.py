@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
@@ -24,7 +23,7 @@ from pliant.compress.replay import Hook, batches_of, check_same, labels_hint, la
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.structure.matricise import axes_of, widths
 from pliant.structure.norms import Example, call, norm_after
-from pliant.structure.patterns import check_ignore
+from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 
 
 def reconstruct(
@@ -75,12 +74,13 @@ def reconstruct(
     _check(ridge, rows, ignore)
     examples = batches_of(batches)
     check_same(model, reference)
+    warn_of_unmatched(reference, ignore)
     constraints = _Constraints.of(cut)
     with labels_hint():
         normed = norm_after(reference, examples[0])
     repaired = copy.deepcopy(model)
     names = [name for name in layers_in_order(reference, examples[0]) if can_be_read(reference.get_submodule(name))]
-    fitted = [n for n in names if n not in constraints.held and not any(fnmatchcase(n, p) for p in ignore)]
+    fitted = [n for n in names if n not in constraints.held and not ignored_by(ignore, n, f"{n}.weight")]
     counts = {name: _places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
     stale = _differ_elsewhere(repaired, reference, fitted)
     for window in _windows(reference, counts, examples):
