@@ -71,6 +71,21 @@ def test_cut_layers_are_reconstructed_on_request(folder):
     assert read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-1].reconstructed is None
 
 
+def test_filters_are_scored_by_reconstruction_on_request(folder):
+    pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0", "-c", "filters:reconstruction", "--macs", "0.3,0.5", "--reconstruct", "64")
+    rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-2:]
+    assert {row.compressor for row in rows} == {"filters (score reconstruction) by MACs"}
+    assert f"reconstructed {rows[0].reconstructed:.2%}" in text
+    given = ("-c", "filters:reconstruction", "--macs", "50%", "-o", "measured")
+    pliant("compress", "runs/tiny-0", *given, "--reconstruct", "64")
+    cut = read_cut(folder / "measured")
+    assert cut.options["score"]["type"] == "Given"
+    assert cut.macs <= 0.5 * cut.dense_macs
+    text = pliant("compress", "runs/tiny-0", *given, "--overwrite", code=2)
+    assert "measured on images: set reconstruct to a number" in text
+
+
 def test_a_sweep_can_be_asked_for_more(folder):
     pliant("train", "tiny.yaml")
     text = pliant("sweep", "runs/tiny-0", "-c", "unstructured", "--fractions", "0:0.4:0.2", "--calibrate", "0")

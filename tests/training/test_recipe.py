@@ -119,6 +119,16 @@ def test_overrides_are_yaml_and_apply_in_order(path):
         ("sweep.fractions=[0.1, 1.0]", ["sweep.fractions.1: must be less than 1"]),
         ("sweep.compressors=[filtres]", ["sweep.compressors.0.type: must be one of filters", "'filtres'"]),
         ("sweep.compressors=[{type: filters, score: l3}]", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
+        ("sweep.compressors=['filters:l3']", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
+        ("sweep.compressors=['filters:reconstruction']", ["sweep: the score reconstruction is measured on images"]),
+        (
+            "method={type: random-cut, compressors: ['filters:reconstruction'], inner: {type: sgd}}",
+            ["method.compressors.0: the score reconstruction is measured after training"],
+        ),
+        (
+            "probe={compressor: 'both:reconstruction', fraction: 0.5}",
+            ["probe.compressor: the score reconstruction is measured after training"],
+        ),
     ],
 )
 def test_an_error_names_the_field_what_is_allowed_and_what_was_found(path, override, parts):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor
 
 from pliant import atomic
 from pliant.cli.console import console
@@ -27,6 +27,7 @@ from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection
+from pliant.training.sweeping import measured, repair_batches
 
 FILES = ("model.safetensors", "cut.json", BLUEPRINT_FILE, "report.json", "report.png", "recipe.yaml")
 
@@ -39,7 +40,10 @@ def compress(
     compressor: Annotated[
         str,
         typer.Option(
-            "--compressor", "-c", metavar="NAME", help="filters, low-rank, tensor-train, both or unstructured."
+            "--compressor",
+            "-c",
+            metavar="NAME",
+            help="filters, low-rank, tensor-train, both or unstructured; filters:reconstruction: by least squares.",
         ),
     ] = "filters",
     fraction: Annotated[
@@ -92,8 +96,8 @@ def compress(
         section.reconstruct if reconstruct is None else reconstruct,
     )
     images, fitted = (min(count, len(loaded.data.learn)) for count in asked)
-    spec = _spec(section, compressor)
-    example, chosen = loaded.data.example(), build_compressor(spec)
+    spec = _spec(section, compressor, fitted)
+    example, chosen = loaded.data.example(), build_compressor(spec, partial(measured, loaded, fitted))
     budget = _budget(loaded, limits)
     if budget is None and fraction is None:
         fraction = 0.5
@@ -103,8 +107,8 @@ def compress(
         fraction,
         budget=budget,
         example=example,
-        calibrate=_batches(loaded, images),
-        reconstruct=_batches(loaded, fitted),
+        calibrate=repair_batches(loaded, images),
+        reconstruct=repair_batches(loaded, fitted),
         latency=latency,
     )
     facts = {
@@ -118,10 +122,6 @@ def compress(
     }
     _write(output, loaded, done, facts)
     _tell(console(), output, done, facts)
-
-
-def _batches(run: Run, images: int) -> list[Tensor] | None:
-    return run.data.calibration(images, run.recipe.data, run.recipe.seed) if images else None
 
 
 def _budget(run: Run, limits: dict[str, float | int | None]) -> Budget | None:
@@ -171,8 +171,9 @@ def _draw(out: Console, report: CompressionReport, path: Path) -> None:
         out.print(f"[yellow]No picture[/]: {escape(str(error))}")
 
 
-def _spec(section: SweepSection, name: str) -> CompressorSpec:
-    for spec in section.compressors:
-        if spec.type == name:
-            return spec
-    return from_mapping(SweepSection, {"compressors": [name]}, source="--compressor").compressors[0]
+def _spec(section: SweepSection, name: str, images: int) -> CompressorSpec:
+    """Return the compressor of the recipe's sweep that has this name, or what the name alone says."""
+    given = {"compressors": [name], "reconstruct": images}
+    asked = from_mapping(SweepSection, given, source="--compressor").compressors[0]
+    same = [spec for spec in section.compressors if spec.type == name]
+    return same[0] if same else asked

@@ -19,12 +19,13 @@ from pliant.compress.calibrate import Inputs, recalibrate_batchnorm
 from pliant.compress.compressed import Compressed, compress, output_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
+from pliant.compress.elimination import backward_elimination
 from pliant.compress.filters import FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.ranks import Energy, EqualError, EqualFraction, RankRule, SquaredEnergy
 from pliant.compress.reconstruct import reconstruct
 from pliant.compress.report import CompressionReport, LayerChange
-from pliant.compress.scores import L1, L2, Folded, GroupNorm, Score
+from pliant.compress.scores import L1, L2, Folded, Given, GroupNorm, Score
 from pliant.compress.store import load, read_cut, save
 from pliant.compress.sweep import Row, sweep
 from pliant.compress.tensor_file import StoreError
@@ -52,6 +53,7 @@ __all__ = [
     "EqualFraction",
     "FilterPruning",
     "Folded",
+    "Given",
     "Global",
     "Greedy",
     "GroupNorm",
@@ -72,6 +74,7 @@ __all__ = [
     "StoreError",
     "TensorTrain",
     "UnstructuredPruning",
+    "backward_elimination",
     "compress",
     "compressor_of",
     "load",

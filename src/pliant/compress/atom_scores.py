@@ -8,9 +8,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from pliant.compress.scores import Channels, Score
+from pliant.compress.scores import Channels, Given, Score
 from pliant.compress.slices import tensors_of
 from pliant.structure.channels import ChannelGroup, Member, Role
+
+
+def scores_of(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str], score: Score | Given) -> Tensor:
+    """Return one score per atom, computed or given, shape (atoms,); see `atom_scores`."""
+    return score.atoms(group) if isinstance(score, Given) else atom_scores(model, group, norms, score)
 
 
 def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str], score: Score) -> Tensor:

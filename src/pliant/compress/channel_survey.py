@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pliant.compress.atoms import Scope
-from pliant.compress.budgets.knobs import GroupKnob, group_knob
+from pliant.compress.budgets.knobs import GroupKnob, given_knob, group_knob
 from pliant.compress.budgets.problem import Knob
 from pliant.compress.verify import needed
 from pliant.structure.channels import ChannelGroup
@@ -27,8 +27,9 @@ class ChannelSurvey:
         groups: that can be cut.
         skipped: layer name -> why it cannot.
         scores: of the atoms of each group, shape (atoms,).
-        scope: over what the atoms compete, in units of the root mean square of their group.
+        scope: over what the atoms compete, in units of the root mean square of their group unless `absolute`.
         round_to: channels of which a multiple stays.
+        absolute: whether scores can be compared across groups, and their squares are losses that add up.
     """
 
     groups: Sequence[ChannelGroup]
@@ -36,6 +37,7 @@ class ChannelSurvey:
     scores: Sequence[Tensor]
     scope: Scope
     round_to: int
+    absolute: bool = False
 
     @cached_property
     def orders(self) -> list[GroupKnob]:
@@ -52,12 +54,13 @@ class ChannelSurvey:
         found = []
         for one, scores, low in zip(self.orders, self.scores, self.shares(_ALL), strict=True):
             levels = range(low, one.group.atoms, step_of(one.group, self.round_to))
-            found.append(group_knob(one.group, scores, one.order, [*levels, one.group.atoms]))
+            knob = given_knob if self.absolute else group_knob
+            found.append(knob(one.group, scores, one.order, [*levels, one.group.atoms]))
         return found
 
     def shares(self, fraction: float) -> list[int]:
         """Return how many atoms of each group stay at a fraction, multiples where that is asked for."""
-        masks = self.scope.removed([_relative(one) for one in self.scores], fraction)
+        masks = self.scope.removed(self.scores if self.absolute else [_relative(one) for one in self.scores], fraction)
         counts = []
         for group, mask, last in zip(self.groups, masks, self._needed, strict=True):
             kept = last.union(torch.logical_not(mask).nonzero().flatten().tolist())

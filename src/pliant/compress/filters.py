@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import nn
 
-from pliant.compress.atom_scores import atom_scores
+from pliant.compress.atom_scores import scores_of
 from pliant.compress.atoms import PerLayer, Scope
 from pliant.compress.budgets import Budget
 from pliant.compress.budgets.scene import Scene
@@ -21,7 +21,7 @@ from pliant.compress.compressor import Compressor, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.predict import predicted_macs
 from pliant.compress.probe import probe
-from pliant.compress.scores import GroupNorm, Score
+from pliant.compress.scores import Given, GroupNorm, Score
 from pliant.compress.slices import check_groups, remove_slices, zero_slices
 from pliant.spec import register
 from pliant.structure.channels import ChannelGroup
@@ -43,7 +43,7 @@ class FilterPruning(Compressor):
 
     Args:
         score: what makes an atom worth keeping. The default weighs the whole atom, which survived most cuts best in
-            `results/fashion-mnist/scores.md`; the published code takes `L1()`.
+            `results/fashion-mnist/scores.md`; the published code takes `L1()`. `backward_elimination` measures it.
         scope: over what the atoms compete. Under `Global` each group's scores count in units of their root mean
             square.
         layers: which kinds of layers are cut; by default convolutions (shortcuts and first layer included), or linear
@@ -57,7 +57,7 @@ class FilterPruning(Compressor):
         ValueError: if `ignore` is not a tuple of patterns, or `round_to` not a count of at least 1.
     """
 
-    score: Score = field(default_factory=GroupNorm)
+    score: Score | Given = field(default_factory=GroupNorm)
     scope: Scope = field(default_factory=PerLayer)
     layers: Layers = Layers.AUTO
     ignore: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ class FilterPruning(Compressor):
         """Find and score the channels that can be cut."""
         groups, skipped = choose(model, example, kind=self.layers, ignore=self.ignore, strict=self.strict)
         norms = norm_after(model, example)
-        scores = [atom_scores(model, group, norms, self.score) for group in groups]
-        return ChannelSurvey(groups, skipped, scores, self.scope, self.round_to)
+        scores = [scores_of(model, group, norms, self.score) for group in groups]
+        return ChannelSurvey(groups, skipped, scores, self.scope, self.round_to, isinstance(self.score, Given))
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         groups, kept = self._check(model, cut)

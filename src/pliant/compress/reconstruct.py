@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,8 @@ from pliant.compress.factor import rectangle
 from pliant.compress.filters import FilterPruning
 from pliant.compress.least_squares import Means, Moments, fit
 from pliant.compress.low_rank import LowRank
-from pliant.compress.patches import batched, can_be_read, drawn, features, places, targets
+from pliant.compress.observe import check_fit, observe, places_wanted, samples_of
+from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import Hook, batches_of, check_same, labels_hint, layers_in_order, run_until, watching
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.structure.matricise import axes_of, widths
@@ -71,7 +71,8 @@ def reconstruct(
     Reference: He, Zhang, Sun (2017), Channel pruning for accelerating very deep neural networks, arXiv 1707.06168, for
     the least squares; Zhang et al. (2016), arXiv 1505.06798, for ranks, and that layers follow one another.
     """
-    _check(ridge, rows, ignore)
+    check_fit(ridge, rows)
+    check_ignore(ignore)
     examples = batches_of(batches)
     check_same(model, reference)
     warn_of_unmatched(reference, ignore)
@@ -81,7 +82,7 @@ def reconstruct(
     repaired = copy.deepcopy(model)
     names = [name for name in layers_in_order(reference, examples[0]) if can_be_read(reference.get_submodule(name))]
     fitted = [n for n in names if n not in constraints.held and not ignored_by(ignore, n, f"{n}.weight")]
-    counts = {name: _places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
+    counts = {name: places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
     stale = _differ_elsewhere(repaired, reference, fitted)
     for window in _windows(reference, counts, examples):
         written = _written(reference, window, examples)
@@ -126,18 +127,11 @@ _SAME = 1e-5  # relative; less is rounding
 _Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
 
 
-def _places_wanted(layer: nn.Module, examples: Sequence[Example], rows: int) -> int:
-    """Return at how many positions of every sample a layer is to be looked at."""
-    samples = sum(_length(example) for example in examples)
-    columns = axes_of(layer, "weight").matrix_shape(layer.get_parameter("weight").shape)[2]
-    return max(1, math.ceil(rows * columns / max(samples, 1)))
-
-
 def _windows(reference: nn.Module, counts: Mapping[str, int], examples: Sequence[Example]) -> Iterator[dict[str, int]]:
     """Yield the layers in parts, of each of which the reference's outputs fit into memory together."""
     window: dict[str, int] = {}
     held = 0
-    samples = sum(_length(example) for example in examples)
+    samples = samples_of(examples)
     for name, count in counts.items():
         layer = reference.get_submodule(name)
         numbers = samples * count * widths(layer)[0]
@@ -185,11 +179,7 @@ def _moments(repaired: nn.Module, name: str, examples: Sequence[Example], writte
         if number not in written or not arguments or not isinstance(arguments[0], Tensor):
             return
         where, wanted = written[number]
-        columns = layer.get_parameter("weight").numel() // widths(module)[0]
-        samples = max(1, _AT_ONCE // max(len(where) * columns * widths(module)[2], 1))
-        parts = batched(module, arguments[0]).split(samples)
-        for part, rows in zip(parts, wanted.split(samples * len(where), dim=1), strict=True):
-            moments.add(features(module, part, where).to(wanted.dtype), rows)
+        observe(moments, module, arguments[0], where, wanted)
 
     with watching(repaired, {name: read}):
         for number, example in enumerate(examples):  # noqa: B007  (as above)
@@ -197,14 +187,6 @@ def _moments(repaired: nn.Module, name: str, examples: Sequence[Example], writte
     if not moments.is_finite():
         raise ValueError(f"batches: layer {name!r} reads or writes infinite or undefined numbers, it cannot be fitted")
     return moments
-
-
-_AT_ONCE = 2**24  # numbers: 64 MiB
-
-
-def _length(example: Example) -> int:
-    first = example if isinstance(example, Tensor) else example[0]
-    return len(first) if isinstance(first, Tensor) and first.ndim else 1
 
 
 @torch.no_grad()
@@ -250,11 +232,3 @@ def _differ_elsewhere(model: nn.Module, reference: nn.Module, fitted: Sequence[s
         if name not in fitted and not isinstance(module, STATISTICAL)
         for key, parameter in module.named_parameters(recurse=False)
     )
-
-
-def _check(ridge: float, rows: int, ignore: Sequence[str]) -> None:
-    if not (math.isfinite(ridge) and ridge > 0.0):
-        raise ValueError(f"ridge must be positive, found {ridge!r}")
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise ValueError(f"rows must be an int of at least 1, found {rows!r}")
-    check_ignore(ignore)

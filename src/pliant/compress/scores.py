@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pliant.spec import register
+from pliant.structure.channels import ChannelGroup
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,49 @@ class Folded(Score):
             return length
         scale = torch.ones_like(length) if channels.scale is None else channels.scale.abs()
         return scale if channels.deviation is None else scale / channels.deviation * length
+
+
+@register
+@dataclass(frozen=True)
+class Given:
+    """Scores of atoms that were measured, by `backward_elimination` or by anybody else, for one model.
+
+    Args:
+        values: pairs of the name of a group (the first layer that makes its channels) and the scores of its atoms.
+
+    Raises:
+        ValueError: if a group is named twice, or a score is negative or not finite.
+    """
+
+    values: tuple[tuple[str, tuple[float, ...]], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.values]
+        for name, scores in self.values:
+            if names.count(name) > 1:
+                raise ValueError(f"values: each group must be named once, found {name!r} {names.count(name)} times")
+            if not all(math.isfinite(score) and score >= 0.0 for score in scores):
+                raise ValueError(f"the scores of {name!r} must be finite and not negative, found {scores!r:.80}")
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Tensor | Sequence[float]]) -> Given:
+        """Return the scores in a mapping from names to vectors."""
+        return cls(tuple((name, tuple(map(float, values))) for name, values in scores.items()))
+
+    def atoms(self, group: ChannelGroup) -> Tensor:
+        """Return the scores of a group's atoms, shape (atoms,), float64.
+
+        Raises:
+            ValueError: if there are none, or those of another model.
+        """
+        found = dict(self.values).get(group.name)
+        if found is None or len(found) != group.atoms:
+            told = "none" if found is None else str(len(found))
+            raise ValueError(
+                f"group {group.name!r} needs {group.atoms} scores, found {told}: measure them for this model, with "
+                "the same layers and ignore"
+            )
+        return torch.tensor(found, dtype=torch.float64)
 
 
 def _lengths(rows: Tensor) -> Tensor:

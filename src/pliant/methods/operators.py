@@ -10,7 +10,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from pliant.compress.atom_scores import atom_scores
+from pliant.compress.atom_scores import scores_of
 from pliant.compress.atoms import lowest
 from pliant.compress.channel_survey import ChannelSurvey
 from pliant.compress.compressor import Compressor
@@ -85,7 +85,7 @@ class _Channels(Operator):
     @torch.no_grad()
     def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
         groups, score = self.survey.groups, self.compressor.score
-        scores = [atom_scores(self.model, group, self.norms, score) for group in groups]
+        scores = [scores_of(self.model, group, self.norms, score) for group in groups]
         now = ChannelSurvey(groups, self.survey.skipped, scores, self.survey.scope, self.survey.round_to)
         slices = removed_slices(groups, now.kept(now.shares(fraction)))
         gates: dict[Tensor, Gate] = {}

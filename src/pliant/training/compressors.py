@@ -22,12 +22,21 @@ from pliant.compress import (
     UnstructuredPruning,
 )
 from pliant.tensor_train import Paired, Separate
-from pliant.training.recipe_sweep import BothSpec, CompressorSpec, FilterSpec, LowRankSpec, TensorTrainSpec
+from pliant.training.recipe_sweep import (
+    BothSpec,
+    CompressorSpec,
+    FilterSpec,
+    LowRankSpec,
+    TensorTrainSpec,
+    is_measured,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pliant.compress import Compressor
+
+    Measure = Callable[[FilterPruning], FilterPruning]
 
 SCORES: dict[str, Callable[[], Any]] = {
     "l1": L1,
@@ -45,23 +54,35 @@ RULES: dict[str, Callable[[], Any]] = {
 }
 
 
-def build_compressor(spec: CompressorSpec) -> Compressor:
-    """Build a compressor; what the recipe leaves out is the compressor's own default."""
+def build_compressor(spec: CompressorSpec, measure: Measure | None = None) -> Compressor:
+    """Build a compressor; what the recipe leaves out is the compressor's own default.
+
+    Args:
+        spec: of the recipe.
+        measure: how filters are scored if by `reconstruction`; recipes take that only where there is a trained model.
+
+    Raises:
+        ValueError: if that is needed and missing.
+    """
     if isinstance(spec, BothSpec):
-        return Both(_filters(spec), _low_rank(spec))
+        return Both(_filters(spec, measure), _low_rank(spec))
     if isinstance(spec, LowRankSpec):
         return _low_rank(spec)
     if isinstance(spec, TensorTrainSpec):
         named = _named("rule", spec.rule, RULES) | _named("reading", spec.reading, READINGS)
         return TensorTrain(**_ignored(spec), **named)
     if isinstance(spec, FilterSpec):
-        return _filters(spec)
+        return _filters(spec, measure)
     return UnstructuredPruning(**_ignored(spec), **_named("scope", spec.scope, SCOPES))
 
 
-def _filters(spec: FilterSpec | BothSpec) -> FilterPruning:
-    named = _named("scope", spec.scope, SCOPES) | _named("score", spec.score, SCORES)
-    return FilterPruning(**_ignored(spec), **named)
+def _filters(spec: FilterSpec | BothSpec, measure: Measure | None) -> FilterPruning:
+    named = _ignored(spec) | _named("scope", spec.scope, SCOPES)
+    if not is_measured(spec):
+        return FilterPruning(**named, **_named("score", spec.score, SCORES))
+    if measure is None:
+        raise ValueError("the score reconstruction needs a trained model and images to measure it on")
+    return measure(FilterPruning(**named))
 
 
 def _low_rank(spec: LowRankSpec | BothSpec) -> LowRank:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pliant.training.recipe_section import Section, Share
 
 
 class FilterSpec(Section):
-    """Filter pruning: how a filter is scored, and whether all layers lose the same share."""
+    """Filter pruning: how a filter is scored, and whether all layers lose the same share.
+
+    The score `reconstruction` is measured on the images that a sweep reconstructs with, so that sweeps and
+    `pliant compress` alone take it; `filters:reconstruction` is short for it.
+    """
 
     type: Literal["filters"]
-    score: Literal["l1", "l2", "group", "folded"] | None = None
+    score: Literal["l1", "l2", "group", "folded", "reconstruction"] | None = None
     scope: Literal["per-layer", "global"] | None = None
     ignore: list[str] = Field(default_factory=list)
 
@@ -39,7 +43,7 @@ class BothSpec(Section):
     """Filters, then the rank of what is left: the options of both."""
 
     type: Literal["both"]
-    score: Literal["l1", "l2", "group", "folded"] | None = None
+    score: Literal["l1", "l2", "group", "folded", "reconstruction"] | None = None
     scope: Literal["per-layer", "global"] | None = None
     rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
     ignore: list[str] = Field(default_factory=list)
@@ -54,13 +58,28 @@ class UnstructuredSpec(Section):
 
 
 def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; pydantic judges it)
-    return {"type": value} if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    name, _, score = value.partition(":")
+    return {"type": name, "score": score} if score else {"type": name}
+
+
+def is_measured(spec: CompressorSpec) -> bool:
+    """Tell whether a compressor's scores have to be measured on images."""
+    return isinstance(spec, FilterSpec | BothSpec) and spec.score == "reconstruction"
+
+
+def _computed(spec: CompressorSpec) -> CompressorSpec:
+    if is_measured(spec):
+        raise ValueError("the score reconstruction is measured after training: name another one here")
+    return spec
 
 
 CompressorSpec = Annotated[
     Annotated[FilterSpec | LowRankSpec | TensorTrainSpec | BothSpec | UnstructuredSpec, Field(discriminator="type")],
     BeforeValidator(_from_name),
 ]
+TrainingCompressorSpec = Annotated[CompressorSpec, AfterValidator(_computed)]
 
 
 def _every_compressor() -> list[CompressorSpec]:
@@ -74,16 +93,17 @@ def _tenths() -> list[float]:
 class ProbeSection(Section):
     """A cut that is tried after every epoch: the relative distance of the model to it goes into the metrics."""
 
-    compressor: CompressorSpec
+    compressor: TrainingCompressorSpec
     fraction: Share
 
 
 class SweepSection(Section):
-    """Compressors (a name, or a mapping with options), fractions removed, and images for repairs after the cut.
+    """Compressors, fractions removed, and images for repairs after the cut.
 
-    `fractions` are of the atoms, `macs` of the multiply-accumulates: to those all compressors but unstructured are cut
-    besides, each layer as the budget shares it out. `calibrate` is the number of training images for the recalibration
-    of BatchNorm, `reconstruct` that for the reconstruction of layers by least squares; 0 is for none.
+    A compressor is a name, a name and a score as in `filters:l2`, or a mapping with options. `fractions` are of the
+    atoms, `macs` of the multiply-accumulates: to those all compressors but unstructured are cut besides, each layer as
+    the budget shares it out. `calibrate` is the number of training images for the recalibration of BatchNorm,
+    `reconstruct` that for the reconstruction of layers by least squares; 0 is for none.
     """
 
     compressors: list[CompressorSpec] = Field(default_factory=_every_compressor, min_length=1)
@@ -98,4 +118,6 @@ class SweepSection(Section):
             raise ValueError("fractions and macs are both empty: name at least one share to remove")
         if self.macs and all(isinstance(spec, UnstructuredSpec) for spec in self.compressors):
             raise ValueError("macs need a compressor that makes the model smaller, found unstructured alone: add one")
+        if not self.reconstruct and any(map(is_measured, self.compressors)):
+            raise ValueError("the score reconstruction is measured on images: set reconstruct to a number, 1024 say")
         return self

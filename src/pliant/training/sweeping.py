@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
+from pliant.compress import backward_elimination
 from pliant.compress.budgets import BudgetError, Macs
 from pliant.compress.sweep import Cuts, Row
 from pliant.distributed import World
@@ -16,10 +17,11 @@ from pliant.training.compressors import build_compressor, label_of
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection, UnstructuredSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
+    from pliant.compress import Compressor, FilterPruning
     from pliant.training.experiment import Run
 
 
@@ -40,8 +42,9 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
     """
     world.on_main(lambda: repair(run.folder.sweep, SweepRow))
     images = _Images(*(min(count, len(run.data.learn)) for count in (section.calibrate, section.reconstruct)))
+    measure = cache(partial(measured, run, images.reconstruct))
     for series in series_of(section):
-        cuts = _cuts(run, series, images)
+        cuts = _cuts(run, series, images, build_compressor(series.compressor, measure))
         for start in range(0, len(series.fractions), world.size):  # one for each rank, so that rows are soon on disk
             for row in world.spread(series.fractions[start : start + world.size], partial(_row, cuts, series.label)):
                 if row is None:
@@ -94,17 +97,24 @@ def _row(cuts: Cuts, label: str, fraction: float) -> Row | None:
         return None
 
 
-def _cuts(run: Run, series: Series, images: _Images) -> Cuts:
-    def batches(count: int) -> Iterable[Tensor] | None:
-        return run.data.calibration(count, run.recipe.data, run.recipe.seed) if count else None
+def repair_batches(run: Run, images: int) -> list[Tensor] | None:
+    """Return training images for repairs after a cut, None for none."""
+    return run.data.calibration(images, run.recipe.data, run.recipe.seed) if images else None
 
+
+def measured(run: Run, images: int, pruning: FilterPruning) -> FilterPruning:
+    """Return the pruning with scores measured on so many training images."""
+    return backward_elimination(pruning, run.model, repair_batches(run, images) or ())
+
+
+def _cuts(run: Run, series: Series, images: _Images, compressor: Compressor) -> Cuts:
     return Cuts(
         run.model,
-        build_compressor(series.compressor),
+        compressor,
         example=run.data.example(),
         evaluate=lambda model: judge(run.recipe, run.data, model),
-        calibrate=batches(images.calibrate),
-        reconstruct=batches(images.reconstruct),
+        calibrate=repair_batches(run, images.calibrate),
+        reconstruct=repair_batches(run, images.reconstruct),
         budget=Macs if series.key == "macs" else None,
     )
 

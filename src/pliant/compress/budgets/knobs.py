@@ -54,6 +54,12 @@ def group_knob(group: ChannelGroup, scores: Tensor, order: Sequence[int], levels
     return Knob(group.name, np.array(levels), layers * _losses(squares.numpy(), levels))
 
 
+def given_knob(group: ChannelGroup, scores: Tensor, order: Sequence[int], levels: Sequence[int]) -> Knob:
+    """Return the knob of a channel group whose squared scores are losses that add up; see `group_knob`."""
+    leaving = np.concatenate([[0.0], np.cumsum(scores.double().square()[list(order)].numpy())])
+    return Knob(group.name, np.array(levels), np.array([leaving[len(order) - level] for level in levels]))
+
+
 def rank_knob(name: str, spectrum: Tensor, minimum: int) -> Knob:
     """Return the knob of a layer's rank.
 

@@ -14,7 +14,7 @@ from pliant.training.methods.built import Method, scheduled
 from pliant.training.methods.section import Scene
 from pliant.training.methods.sgd import SGDOptions
 from pliant.training.recipe_section import NonNegative, Share
-from pliant.training.recipe_sweep import CompressorSpec
+from pliant.training.recipe_sweep import TrainingCompressorSpec
 
 
 @final
@@ -26,7 +26,7 @@ class CrAMMethod(SGDOptions):
     """
 
     type: Literal["cram"]
-    compressor: CompressorSpec
+    compressor: TrainingCompressorSpec
     fractions: list[Share] = Field(default_factory=lambda: [0.5, 0.7, 0.9], min_length=1)
     ascent: NonNegative = 0.05
     normalised: bool = False

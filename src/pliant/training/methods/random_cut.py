@@ -18,7 +18,7 @@ from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
 from pliant.training.methods.spectral_decay import SpectralDecayMethod
 from pliant.training.recipe_section import Share
-from pliant.training.recipe_sweep import CompressorSpec
+from pliant.training.recipe_sweep import TrainingCompressorSpec
 
 
 @final
@@ -31,7 +31,7 @@ class RandomCutMethod(OptimizerSection):
 
     type: Literal["random-cut"]
     inner: Annotated[SGDMethod | SFWMethod | PenalisedMethod | SpectralDecayMethod, Field(discriminator="type")]
-    compressors: Annotated[list[CompressorSpec], Field(min_length=1)]
+    compressors: Annotated[list[TrainingCompressorSpec], Field(min_length=1)]
     fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
     start: Share = 0.0
 

@@ -1,0 +1,60 @@
+"""Observe: what layers read and write, summed up for least squares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pliant.compress.least_squares import Moments
+from pliant.compress.patches import batched, features
+from pliant.structure.matricise import axes_of, widths
+from pliant.structure.norms import Example
+
+_AT_ONCE = 2**24  # numbers: 64 MiB
+
+
+def samples_of(examples: Sequence[Example]) -> int:
+    """Return how many samples batches hold."""
+    return sum(_length(example) for example in examples)
+
+
+def places_wanted(layer: nn.Module, examples: Sequence[Example], rows: int) -> int:
+    """Return at how many positions of every sample a layer is to be looked at, for so many rows a column."""
+    columns = axes_of(layer, "weight").matrix_shape(layer.get_parameter("weight").shape)[2]
+    return max(1, math.ceil(rows * columns / max(samples_of(examples), 1)))
+
+
+def observe(moments: Moments, layer: nn.Module, inputs: Tensor, where: Tensor, wanted: Tensor) -> None:
+    """Add what a layer reads at some positions, and what it is to write there.
+
+    Args:
+        moments: of the layer.
+        layer: a linear layer or convolution.
+        inputs: as the layer was called with.
+        where: positions of the output, shape (count, dimensions).
+        wanted: shape (groups, samples * count, outputs of a group), of the precision to compute in.
+    """
+    columns = layer.get_parameter("weight").numel() // widths(layer)[0]
+    samples = max(1, _AT_ONCE // max(len(where) * columns * widths(layer)[2], 1))
+    parts = batched(layer, inputs).split(samples)
+    for part, rows in zip(parts, wanted.split(samples * len(where), dim=1), strict=True):
+        moments.add(features(layer, part, where).to(wanted.dtype), rows)
+
+
+def _length(example: Example) -> int:
+    first = example if isinstance(example, Tensor) else example[0]
+    return len(first) if isinstance(first, Tensor) and first.ndim else 1
+
+
+def check_fit(ridge: float, rows: int) -> None:
+    """Check the options of least squares.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    if not (math.isfinite(ridge) and ridge > 0.0):
+        raise ValueError(f"ridge must be positive, found {ridge!r}")
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise ValueError(f"rows must be an int of at least 1, found {rows!r}")
