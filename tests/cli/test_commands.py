@@ -77,6 +77,7 @@ def test_filters_are_scored_by_reconstruction_on_request(folder):
     rows = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-2:]
     assert {row.compressor for row in rows} == {"filters (score reconstruction) by MACs"}
     assert f"reconstructed {rows[0].reconstructed:.2%}" in text
+    assert "--compressor filters:reconstruction --fraction 0.5 --reconstruct 64 -o compressed" in " ".join(text.split())
     given = ("-c", "filters:reconstruction", "--macs", "50%", "-o", "measured")
     pliant("compress", "runs/tiny-0", *given, "--reconstruct", "64")
     cut = read_cut(folder / "measured")

@@ -2,6 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pliant.cli.main import app
+from pliant.compress import read_cut
 from pliant.report.rows import SweepRow, read_rows
 from pliant.training.presets import PRESETS
 from pliant.training.recipe import Recipe
@@ -10,7 +11,7 @@ from pliant.training.recipe_file import RecipeError
 TINY = ("-o", "model.args={widths: [4, 4, 4, 4]}", "-o", "train={epochs: 1, device: cpu}", "-o", "data.batch_size=64")
 
 MADE_FOR = {
-    "filters": ["filters"],
+    "filters": ["filters (score reconstruction)"],
     "low-rank": ["low-rank"],
     "both": ["filters", "low-rank", "both"],
     "sfw-filters": ["filters"],
@@ -37,6 +38,16 @@ def test_a_preset_alone_trains_and_sweeps_what_it_was_made_for(preset, folder):
     pliant("sweep", f"runs/{preset}-3", "--fractions", "0.5", "--calibrate", "128")
     rows = read_rows(folder / "runs" / f"{preset}-3" / "sweep.jsonl", SweepRow)
     assert [row.compressor for row in rows] == MADE_FOR[preset]
+
+
+def test_the_preset_for_filters_has_them_measured_and_needs_images(folder):
+    pliant("train", "--preset", "filters", *TINY)
+    pliant("compress", "runs/filters-0", "-c", "filters", "--macs", "50%", "-o", "small")
+    assert read_cut(folder / "small").options["score"]["type"] == "Given"
+    text = pliant("compress", "runs/filters-0", "-c", "filters", "--reconstruct", "0", "-o", "none", code=2)
+    assert "measured on images: reconstruct must be 1 or more, found 0" in text
+    text = pliant("sweep", "runs/filters-0", "--reconstruct", "0", code=2)
+    assert "measured on images: set reconstruct to a number" in text
 
 
 def test_a_recipe_says_the_data_and_the_model_and_a_preset_the_method(folder):

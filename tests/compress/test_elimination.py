@@ -20,6 +20,7 @@ from pliant.compress import (
     Given,
     Global,
     Macs,
+    PerLayer,
     backward_elimination,
     compress,
     elimination,
@@ -28,6 +29,7 @@ from pliant.compress import (
     sweep,
 )
 from pliant.compress.cut import Cut
+from pliant.methods.operators import operator_of
 from pliant.models import create
 
 RIDGE = 1e-3
@@ -67,8 +69,7 @@ def _rows_read(model, name, x, kernel=None):
 def _left_error(weight, x, columns, *, centred, ridge=RIDGE):
     """The damped error of the best fit on some columns, by `lstsq`, relative to that on none."""
     x = x - x.mean(0) if centred else x
-    damping = math.sqrt(ridge * float(x.square().mean(0).sum() / (x.square().mean(0) > 0).sum()))
-    eye = torch.eye(x.shape[1], dtype=x.dtype) * damping
+    eye = torch.diag(ridge * x.square().mean(0)).sqrt()
     y = torch.cat([x @ weight.T / math.sqrt(len(x)), eye @ weight.T])
     rows = torch.cat([x / math.sqrt(len(x)), eye])
 
@@ -176,19 +177,19 @@ def test_a_channel_that_others_make_up_for_leaves_first():
 
 
 def test_budgets_take_from_the_group_that_loses_least():
-    """The channels of the first layer are all but copies of one."""
+    """The channels of the second layer are all but copies of one."""
     torch.manual_seed(0)
     model, x = _mlp(6, 12, 12, 4), _data(5, 300, 6)
     with torch.no_grad():
-        model[0].weight.copy_(model[0].weight[:1].expand(12, 6) * torch.linspace(0.9, 1.1, 12)[:, None])
-        model[0].bias.copy_(model[0].bias[:1].expand(12) * torch.linspace(0.9, 1.1, 12))
+        model[2].weight.copy_(model[2].weight[:1] * torch.linspace(0.9, 1.1, 12)[:, None])
+        model[2].bias.copy_(model[2].bias[:1] * torch.linspace(0.9, 1.1, 12))
     measured = _measured(model, x, ridge=1e-9)
     for plain in (FilterPruning(), FilterPruning(scope=Global())):
         pruning = replace(plain, score=measured.score)
-        kept = [one.select(model, budget=Macs(0.5), example=x).count("2") for one in (pruning, plain)]
-        assert kept[0] == 12 > kept[1]
-    kept = [one.select(model, 8 / 24, example=x).count("0") for one in (pruning, plain)]
-    assert kept[0] <= 6 < kept[1]
+        kept = [one.select(model, budget=Macs(0.5), example=x).count("0") for one in (pruning, plain)]
+        assert kept[0] > kept[1]
+    kept = [one.select(model, 11 / 24, example=x).count("2") for one in (pruning, plain)]
+    assert kept[0] == 1 < kept[1]
 
 
 @pytest.mark.parametrize(
@@ -250,8 +251,83 @@ def test_layers_that_are_read_by_none_that_can_be_fitted_keep_their_order():
     pruning = backward_elimination(FilterPruning(score=L1()), model, [x])
     plain = model[0].weight.detach().abs().sum((1, 2, 3))
     assert torch.tensor(_scores(pruning, "0")).argsort().tolist() == plain.argsort().tolist()
-    again = backward_elimination(pruning, model, [x])  # the order of scores that are given
-    assert torch.tensor(_scores(again, "0")).argsort().tolist() == plain.argsort().tolist()
+
+
+class _Forked(nn.Module):
+    """A group that a layer reads which can be fitted, and one which cannot."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.one, self.other = nn.Conv2d(6, 4, 1), nn.ConvTranspose2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return torch.cat([self.one(x), self.other(x)], 1).flatten(1)
+
+
+def test_what_cannot_be_fitted_has_a_say_too():
+    model, x = _Forked(), torch.randn(40, 3, 3, 3)
+    with torch.no_grad():
+        model.stem.weight[:3] *= 10.0  # the layer that can be fitted has no use for them, by its weights
+        model.one.weight[:, :3] = 0.0
+    alone = nn.Sequential(model.stem, nn.ReLU(), model.one, nn.Flatten())
+    assert set(
+        torch.tensor(_scores(backward_elimination(FilterPruning(), alone, [x]), "0")).argsort()[:3].tolist()
+    ) == {
+        0,
+        1,
+        2,
+    }
+    found = torch.tensor(_scores(backward_elimination(FilterPruning(), model, [x]), "stem"))
+    assert set(found.argsort()[-3:].tolist()) == {0, 1, 2}
+    ignored = backward_elimination(FilterPruning(), alone, [x], ignore=("2",))
+    plain = FilterPruning().survey(alone, x).scores[0]
+    assert torch.tensor(_scores(ignored, "0")).argsort().tolist() == plain.argsort().tolist()
+
+
+def test_it_can_be_measured_again_on_what_is_left():
+    model, x = _mlp(6, 16, 4), _data(12, 100, 6)
+    pruning = _measured(model, x)
+    half = compress(model, pruning, 0.5, example=x, reconstruct=[x]).model
+    again = _measured(half, x, pruning)
+    assert len(_scores(again, "0")) == 8
+    assert compress(half, again, 0.5, example=x).cut.count("0") == 4
+
+
+def test_the_order_does_not_depend_on_how_channels_are_scaled():
+    """ReLU lets scales through, which the layer that reads can take back."""
+    model, x = _mlp(6, 8, 4), _data(13, 100, 6)
+    before = torch.tensor(_scores(_measured(model, x), "0"))
+    with torch.no_grad():
+        model[0].weight[2:5] *= 1e-3
+        model[0].bias[2:5] *= 1e-3
+        model[2].weight[:, 2:5] *= 1e3
+    after = torch.tensor(_scores(_measured(model, x), "0"))
+    assert before.argsort().tolist() == after.argsort().tolist()
+    torch.testing.assert_close(after.sort().values[:-1], before.sort().values[:-1], rtol=1e-4, atol=1e-6)
+
+
+def test_depthwise_layers_between_change_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)).double()
+    same = nn.Conv2d(5, 5, 1, groups=5, bias=False).double()
+    nn.init.ones_(same.weight)
+    more = nn.Sequential(model[0], model[1], same, model[2], model[3])
+    x = _data(14, 30, 2, 4, 4)
+    for name in ("0", "1"):
+        one, other = (_scores(_measured(net, x), name) for net in (model, more))
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.parametrize("scope", [PerLayer(), Global()], ids=["per-layer", "global"])
+def test_random_cuts_cut_as_select_does(scope):
+    model, x = _mlp(6, 12, 12, 4), _data(15, 100, 6)
+    pruning = _measured(model, x, FilterPruning(scope=scope))
+    wanted = pruning.truncate(model, pruning.select(model, 0.5, example=x)).state_dict()
+    operator_of(pruning, model, x).compress(0.5)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
 def test_groups_in_parts_give_the_same(monkeypatch):
@@ -267,11 +343,12 @@ def test_what_is_always_zero_leaves_first_and_dead_layers_do_not_disturb():
     model, x = _mlp(6, 8, 4), _data(7, 100, 6)
     with torch.no_grad():
         model[0].weight[:3], model[0].bias[:3] = 0.0, -1.0
-    scores = torch.tensor(_scores(_measured(model, x), "0"))
+        model[2].weight[:, :3] *= 100.0
+    scores = torch.tensor(_scores(_measured(model, x), "0"), dtype=torch.float64)
     assert set(scores.argsort()[:3].tolist()) == {0, 1, 2}
     with torch.no_grad():
         model[0].bias.fill_(-1e3)
-    scores = torch.tensor(_scores(_measured(model, x), "0"))
+    scores = torch.tensor(_scores(_measured(model, x), "0"), dtype=torch.float64)
     assert torch.isfinite(scores).all()
     assert len(set(scores.tolist())) == 8
 
@@ -314,6 +391,11 @@ def test_bad_input_is_named():
     broken = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2), nn.Flatten(), nn.Linear(36, 2))
     with pytest.raises(CutError, match="strict"):
         backward_elimination(strict, broken, [torch.randn(2, 3, 3, 3)])
+
+
+def test_what_is_no_pruning_of_filters_is_named():
+    with pytest.raises(TypeError, match=r"pruning must be a FilterPruning, found Both.*Both\(filters=...\)"):
+        backward_elimination(Both(), _mlp(6, 8, 4), [_data(16, 20, 6)])
 
 
 def test_given_scores_are_checked():

@@ -120,6 +120,8 @@ def test_overrides_are_yaml_and_apply_in_order(path):
         ("sweep.compressors=[filtres]", ["sweep.compressors.0.type: must be one of filters", "'filtres'"]),
         ("sweep.compressors=[{type: filters, score: l3}]", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
         ("sweep.compressors=['filters:l3']", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
+        ("sweep.compressors=['filters:']", ["sweep.compressors.0.score: must be 'l1'", "''"]),
+        ("sweep.compressors=['low-rank:energy']", ["is for filters and both, found 'low-rank:energy'"]),
         ("sweep.compressors=['filters:reconstruction']", ["sweep: the score reconstruction is measured on images"]),
         (
             "method={type: random-cut, compressors: ['filters:reconstruction'], inner: {type: sgd}}",

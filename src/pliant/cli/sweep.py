@@ -18,7 +18,7 @@ from pliant.report.study import read_record, study
 from pliant.training.experiment import load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import SweepSection
+from pliant.training.recipe_sweep import SweepSection, score_of
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 
@@ -35,7 +35,7 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; more than one is fine.",
+            help="filters, low-rank, tensor-train, both, unstructured; filters:reconstruction; more than one is fine.",
         ),
     ] = None,
     fractions: Annotated[
@@ -90,8 +90,9 @@ def sweep_folder(
     from pliant.training.sweeping import sweep_run  # noqa: PLC0415
 
     loaded = load_run(folder, data_root)
-    section = loaded.recipe.sweep.model_dump() | dict(given)
-    rows = sweep_run(loaded, from_mapping(SweepSection, section, source="the sweep"), world)
+    asked = loaded.recipe.sweep.model_dump() | dict(given)
+    section = from_mapping(SweepSection, asked, source="the sweep")
+    rows = sweep_run(loaded, section, world)
     if not world.is_main:
         for _ in rows:
             pass
@@ -101,9 +102,11 @@ def sweep_folder(
     for table in publish_run(folder.path, entry):
         out.print(table.to_rich())
     out.print(f"Written: {folder.sweep}, table.txt, table.md, plot.png")
-    best = section["compressors"][0]
-    name = best if isinstance(best, str) else best["type"]
-    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {name} --fraction 0.5 -o compressed[/]")
+    best = section.compressors[0]
+    score = score_of(best)
+    name = f"{best.type}:{score}" if score else best.type
+    images = f" --reconstruct {section.reconstruct}" if section.reconstruct else ""
+    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {name} --fraction 0.5{images} -o compressed[/]")
 
 
 def show(out: Console, rows: Iterable[SweepRow]) -> None:

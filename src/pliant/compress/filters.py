@@ -45,7 +45,7 @@ class FilterPruning(Compressor):
         score: what makes an atom worth keeping. The default weighs the whole atom, which survived most cuts best in
             `results/fashion-mnist/scores.md`; the published code takes `L1()`. `backward_elimination` measures it.
         scope: over what the atoms compete. Under `Global` each group's scores count in units of their root mean
-            square.
+            square, unless they are `Given`.
         layers: which kinds of layers are cut; by default convolutions (shortcuts and first layer included), or linear
             layers and attention heads where no convolution can be cut. Output layers never are.
         ignore: patterns of layer names to leave whole, such as ("stages.0.*",). What loses channels together with such

@@ -115,6 +115,9 @@ class Folded(Score):
 class Given:
     """Scores of atoms that were measured, by `backward_elimination` or by anybody else, for one model.
 
+    They are compared as they are, also across groups (under `Global`), and budgets take their squares for losses that
+    add up: with x_a the loss without atom a, by a Taylor expansion say, the scores are the roots of x_a.
+
     Args:
         values: pairs of the name of a group (the first layer that makes its channels) and the scores of its atoms.
 

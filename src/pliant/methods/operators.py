@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -86,7 +86,7 @@ class _Channels(Operator):
     def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
         groups, score = self.survey.groups, self.compressor.score
         scores = [scores_of(self.model, group, self.norms, score) for group in groups]
-        now = ChannelSurvey(groups, self.survey.skipped, scores, self.survey.scope, self.survey.round_to)
+        now = replace(self.survey, scores=scores)
         slices = removed_slices(groups, now.kept(now.shares(fraction)))
         gates: dict[Tensor, Gate] = {}
         for name, parameter in self.model.named_parameters():

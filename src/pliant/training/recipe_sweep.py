@@ -60,13 +60,23 @@ class UnstructuredSpec(Section):
 def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; pydantic judges it)
     if not isinstance(value, str):
         return value
-    name, _, score = value.partition(":")
-    return {"type": name, "score": score} if score else {"type": name}
+    name, colon, score = value.partition(":")
+    if colon and name not in _SCORED:
+        raise ValueError(f"a score, as in filters:l2, is for {' and '.join(_SCORED)}, found {value!r}")
+    return {"type": name, "score": score} if colon else {"type": name}
+
+
+_SCORED = ("filters", "both")
+
+
+def score_of(spec: CompressorSpec) -> str | None:
+    """Return how filters are scored, None if the recipe does not say or there are none."""
+    return spec.score if isinstance(spec, FilterSpec | BothSpec) else None
 
 
 def is_measured(spec: CompressorSpec) -> bool:
     """Tell whether a compressor's scores have to be measured on images."""
-    return isinstance(spec, FilterSpec | BothSpec) and spec.score == "reconstruction"
+    return score_of(spec) == "reconstruction"
 
 
 def _computed(spec: CompressorSpec) -> CompressorSpec:

@@ -103,8 +103,15 @@ def repair_batches(run: Run, images: int) -> list[Tensor] | None:
 
 
 def measured(run: Run, images: int, pruning: FilterPruning) -> FilterPruning:
-    """Return the pruning with scores measured on so many training images."""
-    return backward_elimination(pruning, run.model, repair_batches(run, images) or ())
+    """Return the pruning with scores measured on so many training images.
+
+    Raises:
+        ValueError: if that is none.
+    """
+    batches = repair_batches(run, images)
+    if batches is None:
+        raise ValueError("the score reconstruction is measured on images: reconstruct must be 1 or more, found 0")
+    return backward_elimination(pruning, run.model, batches)
 
 
 def _cuts(run: Run, series: Series, images: _Images, compressor: Compressor) -> Cuts:
