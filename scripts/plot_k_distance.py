@@ -23,7 +23,7 @@ def k_of(record: Record) -> float:
     """Return k of a run."""
     method = record.recipe.method
     if not isinstance(method, SFWMethod):
-        raise ValueError(f"{record.folder.path} is not a run of SFW")
+        raise ValueError(f"{record.path} is not a run of SFW")
     return float(method.k)
 
 

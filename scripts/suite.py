@@ -4,7 +4,9 @@
     python scripts/suite.py recipes/suites/gpu.yaml --minutes 9      # again and again, until it says that all is done
 
 Every run can be interrupted and goes on where it was. One seed of everything comes before the next seed of anything,
-and reports are written from what there is, so that a suite is of use before its end.
+and reports are written from what there is, so that a suite is of use before its end. What the folder of results holds
+already, from another machine, is not run again if no cut is missing, and stays in the report; `-o` elsewhere, to begin
+anew.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,9 +22,10 @@ from pathlib import Path
 from pydantic import Field
 
 from pliant.data import DatasetNotFoundError, load
+from pliant.report.archive import read_records
 from pliant.report.publish import publish_study
 from pliant.report.rows import SweepRow, read_rows
-from pliant.report.study import read_record, study
+from pliant.report.study import Record, identity, read_record, study
 from pliant.training.experiment import complete, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
@@ -69,18 +72,22 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
     """Train a run and sweep it, as far as that is not done; return whether nothing is left that can be done."""
     if not complete(recipe, folder, stop=stop):
         return False
-    if sections := missing(recipe, folder):
+    if sections := missing(recipe, rows_in(folder)):
         run = load_run(folder)
         for row in chain.from_iterable(sweep_run(run, section) for section in sections):
             print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
             if stop():
-                return not missing(recipe, folder)
+                return not missing(recipe, rows_in(folder))
     return True
 
 
-def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
+def rows_in(folder: RunFolder) -> list[SweepRow]:
+    """Return the cuts of a run so far."""
+    return read_rows(folder.sweep, SweepRow)
+
+
+def missing(recipe: Recipe, rows: Iterable[SweepRow]) -> list[SweepSection]:
     """Return the cuts that a recipe asks for and that have no row yet, a section for each series."""
-    rows = read_rows(folder.sweep, SweepRow)
     done = {(row.compressor, row.fraction) for row in rows if row.reconstruct or not recipe.sweep.reconstruct}
     sections = []
     for series in series_of(recipe.sweep):
@@ -89,6 +96,11 @@ def missing(recipe: Recipe, folder: RunFolder) -> list[SweepSection]:
             only = {"compressors": [series.compressor], "fractions": [], "macs": []} | {series.key: left}
             sections.append(recipe.sweep.model_copy(update=only))
     return sections
+
+
+def cuts_left(recipe: Recipe, rows: Iterable[SweepRow]) -> int:
+    """Return how many cuts have no row yet."""
+    return sum(len(series.fractions) for section in missing(recipe, rows) for series in series_of(section))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,12 +118,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def over() -> bool:
         return end is not None and time.monotonic() > end
 
-    tasks = with_data(tasks_of(suite, options.runs, options.seeds))
-    done = [task.folder.path for task in tasks if (swept(task) if over() else perform(task.recipe, task.folder, over))]
+    every = list(tasks_of(suite, options.runs))
+    tasks = with_data(task for task in every if task.recipe.seed in suite.seeds[: options.seeds])
+    archives = {name: Archive.of(options.output / name) for name in suite.reports}
+    for name, archive in archives.items():
+        if other := archive.strangers(task for task in every if task.report == name):
+            print(f"left out of the report, since the suite has other settings: {', '.join(other)}", flush=True)
+    done = [
+        task
+        for task in tasks
+        if archives[task.report].holds(task) or (swept(task) if over() else perform(task.recipe, task.folder, over))
+    ]
     for name, one in suite.reports.items():
-        paths = [task.folder.path for task in tasks if task.report == name and has_rows(task)]
-        if paths:
-            publish_study(options.output / name, study([read_record(path) for path in paths]), title=one.title)
+        records = [record for task in tasks if task.report == name and (record := archives[name].best(task))]
+        if records:
+            publish_study(options.output / name, study(records), title=one.title)
     left = len(tasks) - len(done)
     print(f"{len(done)} of {len(tasks)} runs are done" + (": run it again" if left else ""))
     sys.exit(left > 0)
@@ -122,9 +143,9 @@ def read(path: Path) -> Suite:
     return from_mapping(Suite, parse(path.read_text(encoding="utf-8"), str(path)), source=str(path))
 
 
-def tasks_of(suite: Suite, runs: Path, seeds: int | None) -> Iterator[Task]:
+def tasks_of(suite: Suite, runs: Path) -> Iterator[Task]:
     """Yield all runs, seed by seed."""
-    for seed in suite.seeds[:seeds]:
+    for seed in suite.seeds:
         for name, listed in suite.reports.items():
             for member in listed.runs:
                 named = [f"name={name}/{member.name}-{{seed}}", f"seed={seed}"]
@@ -152,13 +173,50 @@ def with_data(tasks: Iterable[Task]) -> list[Task]:
 
 
 def swept(task: Task) -> bool:
-    """Tell whether a run has all of its rows."""
-    return has_rows(task) and not missing(task.recipe, task.folder)
+    """Tell whether a run that was trained here has all of its rows."""
+    return has_rows(task) and not missing(task.recipe, rows_in(task.folder))
 
 
 def has_rows(task: Task) -> bool:
-    """Tell whether a run is trained and has any row that a report can show."""
-    return task.folder.sweep.exists() and bool(read_rows(task.folder.sweep, SweepRow))
+    """Tell whether a run was trained here and has any row that a report can show."""
+    return task.folder.sweep.exists() and bool(rows_in(task.folder))
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a report held before: runs by what makes them one method, and their seeds."""
+
+    records: Mapping[tuple[str, int], Record]
+
+    @classmethod
+    def of(cls, folder: Path) -> Archive:
+        """Return what a folder holds."""
+        return cls({(identity(record.recipe), record.recipe.seed): record for record in read_records(folder)})
+
+    def holds(self, task: Task) -> bool:
+        """Tell whether nothing of a task is missing."""
+        found = self._find(task)
+        return found is not None and not missing(task.recipe, found.sweep)
+
+    def best(self, task: Task) -> Record | None:
+        """Return what there is of a task; rows of two trainings are never mixed."""
+        found = self._find(task)
+        here = rows_in(task.folder)
+        if here and (found is None or cuts_left(task.recipe, here) <= cuts_left(task.recipe, found.sweep)):
+            return read_record(task.folder.path)
+        return found
+
+    def strangers(self, tasks: Iterable[Task]) -> list[str]:
+        """Return the names of runs that none of the tasks is."""
+        known = {_key(task) for task in tasks}
+        return [str(record.path) for key, record in self.records.items() if key not in known]
+
+    def _find(self, task: Task) -> Record | None:
+        return self.records.get(_key(task))
+
+
+def _key(task: Task) -> tuple[str, int]:
+    return identity(task.recipe), task.recipe.seed
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Suites: what is committed is valid, and one runs in small, interrupted and repeated."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import suite
 from training_recipes import TINY
+
+from pliant.report.rows import RowError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +40,7 @@ def ended(small, *arguments):
 @pytest.mark.parametrize("file", SUITES, ids=lambda file: file.stem)
 def test_runs_of_a_committed_suite_are_valid_and_all_different(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    tasks = list(suite.tasks_of(suite.read(file), Path("runs"), None))
+    tasks = list(suite.tasks_of(suite.read(file), Path("runs")))
     folders = [task.folder.path for task in tasks]
     assert len(set(folders)) == len(folders)
     assert all(task.recipe.run_name.startswith(task.report) for task in tasks)
@@ -61,6 +65,7 @@ def test_a_sweep_that_was_cut_short_goes_on_with_what_is_missing(small):
     sweep = small / "runs" / "small" / "digits" / "sgd-0" / "sweep.jsonl"
     rows = sweep.read_text().splitlines()
     sweep.write_text(rows[0] + "\n")
+    shutil.rmtree(small / "out")
     assert ended(small, "--seeds", "1") == 0
     assert sweep.read_text().splitlines() == rows
 
@@ -74,3 +79,68 @@ def test_runs_without_their_data_are_left_out_and_named_before_any_training(smal
     said = capsys.readouterr().out
     assert "left out, all runs on cifar100" in said
     assert "0 of 4 runs are done" in said
+
+
+@pytest.fixture
+def possible(small):
+    file = small / "suite.yaml"
+    file.write_text(file.read_text().replace(", 0.9999", ""))
+    return small
+
+
+def test_a_suite_goes_on_from_what_another_machine_has_published(possible, capsys):
+    small = possible
+    assert ended(small, "--seeds", "1") == 0
+    report = small / "out" / "small" / "digits"
+    before = {
+        file.name: file.read_text() for file in (report / "rows.jsonl", report / "runs.jsonl", report / "table.md")
+    }
+    shutil.rmtree(small / "runs")
+    assert ended(small, "--minutes", "0") == 1
+    assert "2 of 4 runs are done" in capsys.readouterr().out
+    assert {name: (report / name).read_text() for name in before} == before
+    assert ended(small) == 0
+    assert sorted(path.name for path in (small / "runs" / "small" / "digits").iterdir()) == ["sfw-1", "sgd-1"]
+    assert (report / "rows.jsonl").read_text().splitlines()[:1] == before["rows.jsonl"].splitlines()[:1]
+    assert len((report / "runs.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_published_run_that_lacks_a_cut_is_trained_anew_and_its_rows_are_never_mixed(possible):
+    small = possible
+    assert ended(small, "--seeds", "1") == 0
+    report = small / "out" / "small" / "digits"
+    shutil.rmtree(small / "runs")
+    file = small / "suite.yaml"
+    file.write_text(file.read_text().replace("sweep.macs=[0.5", "sweep.macs=[0.4, 0.5"))
+    old = (report / "rows.jsonl").read_text()
+    assert ended(small, "--seeds", "1", "--minutes", "0") == 1
+    assert (report / "rows.jsonl").read_text() == old
+    assert ended(small, "--seeds", "1") == 0
+    trained = [json.loads(path.read_text())["started"] for path in sorted((small / "runs").rglob("run.json"))]
+    assert [json.loads(line)["started"] for line in (report / "runs.jsonl").read_text().splitlines()] == trained
+
+
+def test_published_runs_of_other_settings_are_named_and_left_out(possible, capsys):
+    small = possible
+    assert ended(small, "--seeds", "1") == 0
+    file = small / "suite.yaml"
+    file.write_text(
+        file.read_text()
+        .replace("{{type: sgd}}", "{{type: sgd, lr: 0.01}}")
+        .replace("{type: sgd}", "{type: sgd, lr: 0.01}")
+    )
+    shutil.rmtree(small / "runs")
+    assert ended(small, "--seeds", "1", "--minutes", "0") == 1
+    said = capsys.readouterr().out
+    assert "other settings" in said
+    assert "sgd-0" in said
+    assert "1 of 2 runs are done" in said
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"method": "sgd", "seed": 0}'])
+def test_a_damaged_archive_is_named_with_its_line(small, damage):
+    assert ended(small, "--seeds", "1") == 0
+    runs = small / "out" / "small" / "digits" / "runs.jsonl"
+    runs.write_text(runs.read_text() + damage + "\n")
+    with pytest.raises(RowError, match=r"runs\.jsonl, line 3"):
+        suite.main([str(small / "suite.yaml"), "--runs", str(small / "runs"), "-o", str(small / "out")])

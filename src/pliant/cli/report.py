@@ -36,7 +36,7 @@ def report(
     from pliant.report.publish import publish_study  # noqa: PLC0415  (matplotlib takes a second to import)
 
     records = [read_record(path) for path in runs]
-    bare = [str(record.folder.path) for record in records if not record.sweep]
+    bare = [str(record.path) for record in records if not record.sweep]
     if bare:
         raise RunFolderError(f"nothing is swept yet in {', '.join(bare)}; run: pliant sweep {bare[0]}")
     out = console()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from pliant import atomic
+from pliant.report.archive import write_records
 from pliant.report.plots import MACS, PARAMETERS, REMOVED, draw
 from pliant.report.study import Entry
 from pliant.report.tables import Table, dense_table, run_tables, study_tables
@@ -30,27 +29,11 @@ def publish_study(folder: Path, entries: Sequence[Entry], *, title: str) -> list
     folder.mkdir(parents=True, exist_ok=True)
     tables = [dense_table(entries), *study_tables(entries)]
     _write_tables(folder, tables)
-    _write_records(folder, entries)
+    write_records(folder, entries)
     curves = [curve for entry in entries for curve in entry.curves()]
     for name, axis in (("removed", REMOVED), ("parameters", PARAMETERS), ("macs", MACS)):
         draw(folder / f"{name}.png", curves, title=title, axes=(axis,))
     return tables
-
-
-def _write_records(folder: Path, entries: Sequence[Entry]) -> None:
-    """Write what the tables and pictures were made of: runs.jsonl and rows.jsonl."""
-    labelled = [(entry.label, record) for entry in entries for record in entry.records]
-    runs, rows = [], []
-    for label, record in labelled:
-        whose = {"method": label, "seed": record.recipe.seed}
-        info = asdict(record.folder.read_info())
-        about = {name: info[name] for name in ("started", "seconds", "versions", "machine")}
-        about |= {"class": str(record.recipe.method.claim())}
-        metrics = [asdict(row) for row in record.metrics]
-        runs.append(whose | about | {"recipe": record.recipe.model_dump(exclude_none=True), "metrics": metrics})
-        rows += [whose | asdict(row) for row in record.sweep]
-    for name, lines in (("runs.jsonl", runs), ("rows.jsonl", rows)):
-        atomic.write_text(folder / name, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _write_tables(folder: Path, tables: Sequence[Table]) -> None:

@@ -178,6 +178,15 @@ def _parse(line: bytes, kind: type[R]) -> R:
         data = json.loads(line)
     except RecursionError:
         raise ValueError("must be one flat JSON object") from None
+    return row_of(data, kind)
+
+
+def row_of(data: object, kind: type[R]) -> R:
+    """Return the row that plain data is; keys that this version does not know are ignored.
+
+    Raises:
+        ValueError: if it is none.
+    """
     if not isinstance(data, dict):
         raise ValueError(f"must be a JSON object, found {data!r}")
     known = {f.name: f for f in fields(kind)}

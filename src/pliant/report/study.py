@@ -10,17 +10,25 @@ from pathlib import Path
 from pliant.methods.claim import Claim
 from pliant.report.curves import Curve, Spread, curves_of
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
-from pliant.training.folder import RunFolder, RunFolderError
+from pliant.training.folder import RunFolder, RunFolderError, RunInfo
 from pliant.training.recipe import SEED, Recipe
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run left behind."""
+    """What a run left behind.
 
-    folder: RunFolder
+    Args:
+        path: where it was found.
+        info: seed, versions, machine, times.
+        recipe: of the run.
+        metrics: a row an epoch.
+        sweep: a row a cut.
+    """
+
+    path: Path
+    info: RunInfo
     recipe: Recipe
-    seconds: float
     metrics: tuple[MetricsRow, ...]
     sweep: tuple[SweepRow, ...]
 
@@ -33,7 +41,7 @@ class Record:
         swept = {row.compressor: None for row in self.sweep}
         for name in compressors:
             if name not in swept:
-                raise RunFolderError(f"{self.folder.path} was not swept by {name!r}, only by {', '.join(swept)}")
+                raise RunFolderError(f"{self.path} was not swept by {name!r}, only by {', '.join(swept)}")
         return replace(self, sweep=tuple(row for row in self.sweep if row.compressor in compressors))
 
 
@@ -57,7 +65,7 @@ class Entry:
     @property
     def seconds(self) -> Spread:
         """Training time."""
-        return Spread.of([record.seconds for record in self.records])
+        return Spread.of([record.info.seconds for record in self.records])
 
     @property
     def claim(self) -> Claim:
@@ -89,7 +97,7 @@ def read_record(path: Path) -> Record:
     metrics, sweep = read_rows(folder.metrics, MetricsRow), read_rows(folder.sweep, SweepRow)
     if not metrics:
         raise RunFolderError(f"{path} is finished, but {folder.metrics.name} holds no row")
-    return Record(folder, Recipe.from_yaml(folder.recipe), info.seconds, tuple(metrics), tuple(sweep))
+    return Record(path, info, Recipe.from_yaml(folder.recipe), tuple(metrics), tuple(sweep))
 
 
 def study(records: Sequence[Record]) -> list[Entry]:
@@ -102,17 +110,18 @@ def study(records: Sequence[Record]) -> list[Entry]:
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(_identity(record.recipe), []).append(record)
+        groups.setdefault(identity(record.recipe), []).append(record)
     labels = _distinct([_label(group) for group in groups.values()])
     entries = [Entry(label, tuple(group)) for label, group in zip(labels, groups.values(), strict=True)]
     for entry in entries:
         if len(set(entry.seeds)) < len(entry.seeds):
-            paths = ", ".join(str(record.folder.path) for record in entry.records)
+            paths = ", ".join(str(record.path) for record in entry.records)
             raise RunFolderError(f"runs of one method need seeds of their own, found {list(entry.seeds)} in {paths}")
     return entries
 
 
-def _identity(recipe: Recipe) -> str:
+def identity(recipe: Recipe) -> str:
+    """Return what runs of one method have in common, as text."""
     return json.dumps(recipe.anywhere().model_dump(exclude={"name", "seed", "sweep", "tune"}), sort_keys=True)
 
 
