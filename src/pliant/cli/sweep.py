@@ -35,7 +35,7 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; filters:reconstruction; more than one is fine.",
+            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction; several are fine.",
         ),
     ] = None,
     fractions: Annotated[

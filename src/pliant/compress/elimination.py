@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from pliant.compress.atom_scores import atom_scores
 from pliant.compress.channel_choice import choose
 from pliant.compress.filters import FilterPruning
 from pliant.compress.least_squares import Moments
-from pliant.compress.observe import check_fit, observe, places_wanted
+from pliant.compress.observe import check_fit, columns_of, observe, parts_of, places_wanted
 from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import Hook, batches_of, labels_hint, layers_in_order, watching
 from pliant.compress.scores import Given, GroupNorm
@@ -84,7 +84,12 @@ def backward_elimination(
     shares = _shares(model, examples[0])
     plain = GroupNorm() if isinstance(pruning.score, Given) else pruning.score
     scores: dict[str, Tensor] = {}
-    for window in _windows(model, groups, readers):
+    layers = dict(model.named_modules())
+
+    def numbers(group: ChannelGroup) -> int:
+        return sum(columns_of(layers[member.layer]) ** 2 for member in readers[group.name])
+
+    for window in parts_of(groups, numbers, _TOGETHER):
         names = [member.layer for group in window for member in readers[group.name]]
         grams = _grams(model, {name: name in norms for name in names}, examples, rows)
         for group in window:
@@ -114,42 +119,30 @@ _Readers = Mapping[str, Sequence[Member]]  # group name -> the weights whose col
 
 def _readers(model: nn.Module, groups: Sequence[ChannelGroup], example: Example, ignore: Sequence[str]) -> _Readers:
     names = {name for name in layers_in_order(model, example) if can_be_read(model.get_submodule(name))}
-    usable = {name for name in names if _is_whole(model, name) and not ignored_by(ignore, name, f"{name}.weight")}
+    usable = {
+        name
+        for name in names
+        if _is_whole(model.get_submodule(name)) and not ignored_by(ignore, name, f"{name}.weight")
+    }
     return {
         group.name: [one for one in group.of(Role.INPUT) if one.layer in usable and one.tensor == f"{one.layer}.weight"]
         for group in groups
     }
 
 
-def _is_whole(model: nn.Module, name: str) -> bool:
+def _is_whole(module: nn.Module | None) -> bool:
     """Tell whether a module is a layer each of whose outputs reads all channels."""
-    module = dict(model.named_modules()).get(name)
     return module is not None and is_layer(module) and widths(module)[2] == 1
 
 
 def _shares(model: nn.Module, example: Example) -> dict[str, float]:
     """Return layer name -> its share of what it makes together with the layers that are tied to it."""
     found: dict[str, float] = {}
+    modules = dict(model.named_modules())
     for group in channel_graph(model, example).groups:
-        layers = [member.layer for member in group.of(Role.OUTPUT) if _is_whole(model, member.layer)]
+        layers = [member.layer for member in group.of(Role.OUTPUT) if _is_whole(modules.get(member.layer))]
         found |= {layer: 1.0 / len(layers) for layer in layers}
     return found
-
-
-def _windows(model: nn.Module, groups: Sequence[ChannelGroup], readers: _Readers) -> Iterator[list[ChannelGroup]]:
-    """Yield the groups in parts, of each of which the readers' matrices fit into memory together."""
-    window: list[ChannelGroup] = []
-    held = 0
-    for group in groups:
-        layers = [model.get_submodule(member.layer) for member in readers[group.name]]
-        numbers = sum((layer.get_parameter("weight").numel() // widths(layer)[0]) ** 2 for layer in layers)
-        if window and held + numbers > _TOGETHER:
-            yield window
-            window, held = [], 0
-        window.append(group)
-        held += numbers
-    if window:
-        yield window
 
 
 _TOGETHER = 2**27  # numbers: 1 GiB

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -11,6 +12,8 @@ from pliant.compress.least_squares import Moments
 from pliant.compress.patches import batched, features
 from pliant.structure.matricise import axes_of, widths
 from pliant.structure.norms import Example
+
+T = TypeVar("T")
 
 _AT_ONCE = 2**24  # numbers: 64 MiB
 
@@ -20,10 +23,29 @@ def samples_of(examples: Sequence[Example]) -> int:
     return sum(_length(example) for example in examples)
 
 
+def columns_of(layer: nn.Module) -> int:
+    """Return how many numbers each output of a layer is a weighted sum of."""
+    return int(axes_of(layer, "weight").matrix_shape(layer.get_parameter("weight").shape)[2])
+
+
+def parts_of(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Yield items in their order, in parts whose sizes add up to `most` or that hold one item alone."""
+    part: list[T] = []
+    held = 0
+    for item in items:
+        added = size(item)
+        if part and held + added > most:
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += added
+    if part:
+        yield part
+
+
 def places_wanted(layer: nn.Module, examples: Sequence[Example], rows: int) -> int:
     """Return at how many positions of every sample a layer is to be looked at, for so many rows a column."""
-    columns = axes_of(layer, "weight").matrix_shape(layer.get_parameter("weight").shape)[2]
-    return max(1, math.ceil(rows * columns / max(samples_of(examples), 1)))
+    return max(1, math.ceil(rows * columns_of(layer) / max(samples_of(examples), 1)))
 
 
 def observe(moments: Moments, layer: nn.Module, inputs: Tensor, where: Tensor, wanted: Tensor) -> None:
@@ -36,8 +58,7 @@ def observe(moments: Moments, layer: nn.Module, inputs: Tensor, where: Tensor, w
         where: positions of the output, shape (count, dimensions).
         wanted: shape (groups, samples * count, outputs of a group), of the precision to compute in.
     """
-    columns = layer.get_parameter("weight").numel() // widths(layer)[0]
-    samples = max(1, _AT_ONCE // max(len(where) * columns * widths(layer)[2], 1))
+    samples = max(1, _AT_ONCE // max(len(where) * columns_of(layer) * widths(layer)[2], 1))
     parts = batched(layer, inputs).split(samples)
     for part, rows in zip(parts, wanted.split(samples * len(where), dim=1), strict=True):
         moments.add(features(layer, part, where).to(wanted.dtype), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from pliant.compress.factor import rectangle
 from pliant.compress.filters import FilterPruning
 from pliant.compress.least_squares import Means, Moments, fit
 from pliant.compress.low_rank import LowRank
-from pliant.compress.observe import check_fit, observe, places_wanted, samples_of
+from pliant.compress.observe import check_fit, observe, parts_of, places_wanted, samples_of
 from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import Hook, batches_of, check_same, labels_hint, layers_in_order, run_until, watching
 from pliant.compress.unstructured import UnstructuredPruning
@@ -84,8 +84,11 @@ def reconstruct(
     fitted = [n for n in names if n not in constraints.held and not ignored_by(ignore, n, f"{n}.weight")]
     counts = {name: places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
     stale = _differ_elsewhere(repaired, reference, fitted)
-    for window in _windows(reference, counts, examples):
-        written = _written(reference, window, examples)
+    samples = samples_of(examples)
+    for window in parts_of(
+        counts, lambda name: samples * counts[name] * widths(reference.get_submodule(name))[0], _AHEAD
+    ):
+        written = _written(reference, {name: counts[name] for name in window}, examples)
         for name in window:
             layer, before = repaired.get_submodule(name), reference.get_submodule(name)
             if stale:
@@ -125,23 +128,6 @@ _SAME = 1e-5  # relative; less is rounding
 
 
 _Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
-
-
-def _windows(reference: nn.Module, counts: Mapping[str, int], examples: Sequence[Example]) -> Iterator[dict[str, int]]:
-    """Yield the layers in parts, of each of which the reference's outputs fit into memory together."""
-    window: dict[str, int] = {}
-    held = 0
-    samples = samples_of(examples)
-    for name, count in counts.items():
-        layer = reference.get_submodule(name)
-        numbers = samples * count * widths(layer)[0]
-        if window and held + numbers > _AHEAD:
-            yield window
-            window, held = {}, 0
-        window[name] = count
-        held += numbers
-    if window:
-        yield window
 
 
 _AHEAD = 2**26  # numbers: 256 MiB
