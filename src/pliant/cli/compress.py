@@ -43,7 +43,7 @@ def compress(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both or unstructured; by least squares (filters|both):reconstruction.",
+            help="filters, low-rank, tensor-train, both, unstructured; by least squares (filters|both):reconstruction.",
         ),
     ] = "filters",
     fraction: Annotated[

@@ -35,7 +35,7 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction; several are fine.",
+            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction; more is fine.",
         ),
     ] = None,
     fractions: Annotated[
