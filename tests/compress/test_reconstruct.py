@@ -371,3 +371,72 @@ def test_bad_input_is_named():
     assert "Inputs(batches)" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="choose one"):
         compress(model, LowRank(), 0.5, example=x, repair=[x], reconstruct=[x])
+
+
+class _Scaled(nn.Module):
+    """A model that takes a second argument, so that its batches are more than one tensor."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.calls = 0
+
+    def forward(self, x, scale=1.0):
+        self.calls += 1
+        return self.model(x) * scale
+
+
+def _with_reference(model, compressor, example):
+    truncated, cut = _truncated(model, compressor, 0.4, example)
+    return truncated, model, cut
+
+
+def _deep(norm):
+    torch.manual_seed(0)
+    blocks = [[nn.Conv2d(6, 6, 3, padding=1, bias=False), norm(6), nn.ReLU()] for _ in range(4)]
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), *[m for b in blocks for m in b], nn.Flatten(), nn.Linear(6 * 36, 5)
+    ).double()
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d, nn.Identity, lambda width: nn.BatchNorm2d(width, track_running_stats=False)]
+)
+@pytest.mark.parametrize("compressor", [FilterPruning(), LowRank()])
+def test_all_batches_at_once_are_as_good_as_one_after_the_other(norm, compressor):
+    """Statistics on the way differ by what a batch's own do, and nothing else does."""
+    model, x = _deep(norm), _data(1, 90, (3, 6, 6))
+    model.train()(x)
+    truncated, cut = _truncated(model, compressor, 0.4, x[:2])
+    batches = [x[:40], x[40:80], x[80:]]
+    joined = reconstruct(truncated, model, cut, batches, rows=10_000)
+    scaled = _Scaled(model)
+    pairs = [(batch, 1.0) for batch in batches]
+    single = reconstruct(*_with_reference(scaled, compressor, x[:2]), pairs, rows=10_000).model
+    exact = {} if norm is nn.Identity else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(joined.eval()(x), single.eval()(x), **exact)
+
+
+def test_the_models_run_as_often_for_many_layers_as_for_few():
+    x, calls = _data(1, 90, (3, 6, 6)), []
+    for norm in (nn.Identity, nn.BatchNorm2d):
+        for layers in (6, 14):
+            torch.manual_seed(0)
+            blocks = [[nn.Conv2d(3, 3, 3, padding=1, bias=False), norm(3)] for _ in range(layers)]
+            model = _Scaled(nn.Sequential(*[m for b in blocks for m in b])).double()
+            truncated, cut = _truncated(model, FilterPruning(), 0.4, x[:2])
+            found = reconstruct(truncated, model, cut, [x[:50], x[50:]])
+            calls.append(found.calls + model.calls)
+    assert calls[0] == calls[1]
+    assert calls[2] == calls[3]
+
+
+def test_a_model_that_takes_batches_of_one_size_only():
+    torch.manual_seed(0)
+    inner = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.Unflatten(0, (5, 10)), nn.Flatten(0, 1), nn.Linear(8, 4)
+    ).double()
+    x = _data(1, 100, (6,))
+    truncated, cut = _truncated(inner, FilterPruning(), 0.5, x[:50])
+    found = reconstruct(truncated, inner, cut, [x[:50], x[50:]])
+    assert _error(found, x[:50], inner(x[:50]).detach()) < _error(truncated, x[:50], inner(x[:50]).detach())

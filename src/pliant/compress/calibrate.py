@@ -72,6 +72,16 @@ def recompute_statistics(
         module.training = mode
 
 
+def measure_statistics(norm: nn.Module, parts: Iterable[Tensor]) -> None:
+    """Give a norm layer in evaluation mode the running statistics of its inputs, as `recalibrate_batchnorm` does."""
+    averaging = _Averaging(norm)
+    with averaging.averaging():
+        for part in parts:
+            averaging.weigh(norm, (part,))
+            norm.forward(part)
+    norm.eval()
+
+
 STATISTICAL = (_BatchNorm, _InstanceNorm)
 
 
@@ -88,7 +98,7 @@ class _Averaging:
         before = [buffer.clone() for buffer in norm.buffers(recurse=False)]
         norm.reset_running_stats()
         norm.train()
-        handle = norm.register_forward_pre_hook(self._weigh)
+        handle = norm.register_forward_pre_hook(self.weigh)
         yield
         handle.remove()
         norm.momentum = momentum
@@ -96,7 +106,8 @@ class _Averaging:
             for buffer, old in zip(norm.buffers(recurse=False), before, strict=True):
                 buffer.copy_(old)
 
-    def _weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
+    def weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
+        """Let the next call count by the values it holds."""
         values = inputs[0].numel() // norm.num_features
         self.values += values
         norm.momentum = values / max(self.values, 1)

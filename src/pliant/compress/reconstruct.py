@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -19,8 +19,9 @@ from pliant.compress.least_squares import Means, Moments, fit
 from pliant.compress.low_rank import LowRank
 from pliant.compress.observe import check_fit, observe, parts_of, places_wanted, samples_of
 from pliant.compress.patches import can_be_read, drawn, places, targets
-from pliant.compress.replay import Hook, batches_of, check_same, labels_hint, layers_in_order, run_until, watching
+from pliant.compress.replay import batches_of, check_same, labels_hint, layers_in_order
 from pliant.compress.unstructured import UnstructuredPruning
+from pliant.compress.walk import Visitor, Walk, walk
 from pliant.structure.matricise import axes_of, widths
 from pliant.structure.norms import Example, call, norm_after
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
@@ -56,8 +57,9 @@ def reconstruct(
         model: truncated by `cut`, with the shapes of `reference`; left as it is.
         reference: the model before the cut; left as it is.
         cut: which atoms stay.
-        batches: what both can be called with; training data, a thousand images say. The repaired model runs once for
-            every layer as far as that, and once more for running statistics; the reference once for several.
+        batches: what both can be called with; training data, a thousand images say. Where all of them fit into memory
+            as one batch, both models run once on that; if not, the repaired model runs twice for every layer as far as
+            that, and the reference once for several. The repaired model runs once more for running statistics.
         ridge: positive.
         rows: positions and samples that are looked at, for every column of the weight; at most all of them. A layer
             takes several matrices of columns times columns in float64 (columns are inputs times kernel size), and time
@@ -83,20 +85,13 @@ def reconstruct(
     names = [name for name in layers_in_order(reference, examples[0]) if can_be_read(reference.get_submodule(name))]
     fitted = [n for n in names if n not in constraints.held and not ignored_by(ignore, n, f"{n}.weight")]
     counts = {name: places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
-    stale = _differ_elsewhere(repaired, reference, fitted)
-    samples = samples_of(examples)
-    for window in parts_of(
-        counts, lambda name: samples * counts[name] * widths(reference.get_submodule(name))[0], _AHEAD
-    ):
-        written = _written(reference, {name: counts[name] for name in window}, examples)
-        for name in window:
-            layer, before = repaired.get_submodule(name), reference.get_submodule(name)
-            if stale:
-                recompute_statistics(repaired, examples, partial(run_until, last=name))
-            moments = _moments(repaired, name, examples, written.pop(name))
-            if moments.count:
-                _refit(layer, before, moments, ridge, constraints.ranks.get(name), normed=name in normed)
-            stale = stale or not torch.equal(layer.get_parameter("weight"), before.get_parameter("weight"))
+    if fitted:
+        walked = walk(reference, fitted[-1], examples)
+        stale = _differ_elsewhere(repaired, reference, fitted)
+        repair = _Repair(repaired, reference, constraints.ranks, frozenset(normed), ridge, changed=stale)
+        for window in parts_of(fitted, partial(_numbers, reference, counts, samples_of(examples)), _AHEAD):
+            repair.written = _written(reference, {name: counts[name] for name in window}, walked)
+            stale = walked.visit(repaired, window, repair, stale=stale)
     recompute_statistics(repaired, examples, call)
     return repaired
 
@@ -127,52 +122,79 @@ _SEED = 0  # of the positions that are looked at
 _SAME = 1e-5  # relative; less is rounding
 
 
+_AHEAD = 2**26  # numbers: 256 MiB
+
 _Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
 
 
-_AHEAD = 2**26  # numbers: 256 MiB
+def _numbers(reference: nn.Module, counts: Mapping[str, int], samples: int, name: str) -> int:
+    """Return how many numbers `_written` holds of a layer."""
+    return samples * counts[name] * widths(reference.get_submodule(name))[0]
 
 
-def _written(reference: nn.Module, counts: Mapping[str, int], examples: Sequence[Example]) -> dict[str, _Written]:
+def _written(reference: nn.Module, counts: Mapping[str, int], walked: Walk) -> dict[str, _Written]:
     """Return what layers write, given in the order in which they run, at so many random positions of every sample."""
     generator = torch.Generator().manual_seed(_SEED)
     found: dict[str, _Written] = {name: {} for name in counts}
 
-    def hook(name: str) -> Hook:
-        def write(layer: nn.Module, _: object, output: Tensor) -> None:
-            where = drawn(places(layer, output), counts[name], generator)
-            wide = torch.promote_types(output.dtype, torch.float32)
-            found[name][number] = (where, targets(layer, output, where).to(wide))
+    def look(name: str, number: int, output: Tensor) -> None:
+        layer = reference.get_submodule(name)
+        where = drawn(places(layer, output), counts[name], generator)
+        wide = torch.promote_types(output.dtype, torch.float32)
+        found[name][number] = (where, targets(layer, output, where).to(wide))
 
-        return write
-
-    with watching(reference, {name: hook(name) for name in counts}):
-        for number, example in enumerate(examples):  # noqa: B007  (the hooks read the number)
-            run_until(reference, example, list(counts)[-1])
+    walked.watch(reference, counts, look)
     return found
 
 
-def _moments(repaired: nn.Module, name: str, examples: Sequence[Example], written: _Written) -> Moments:
-    """Sum what a layer reads and what it is to write, at the same positions.
+@dataclass(eq=False)
+class _Repair(Visitor):
+    """Fits layers.
 
-    Raises:
-        ValueError: if one of them is not finite.
+    Args:
+        repaired: the model whose layers they are.
+        reference: the model before the cut.
+        ranks: as in `_Constraints`.
+        normed: names of the layers that are followed by batch or instance norm.
+        ridge: see `reconstruct`.
+        written: what they are to write.
+        changed: whether a layer has other weights than before the cut.
     """
-    layer = repaired.get_submodule(name)
-    moments = Moments.empty(axes_of(layer, "weight").to_matrices(layer.get_parameter("weight")))
 
-    def read(module: nn.Module, arguments: tuple[object, ...], _: Tensor) -> None:
-        if number not in written or not arguments or not isinstance(arguments[0], Tensor):
+    repaired: nn.Module
+    reference: nn.Module
+    ranks: Mapping[str, int]
+    normed: frozenset[str]
+    ridge: float
+    written: dict[str, _Written] = field(default_factory=dict)
+    changed: bool = False
+    _moments: dict[str, Moments] = field(default_factory=dict)
+
+    def read(self, name: str, number: int, inputs: Tensor) -> None:
+        layer, written = self.repaired.get_submodule(name), self.written[name]
+        if number not in written:
             return
-        where, wanted = written[number]
-        observe(moments, module, arguments[0], where, wanted)
+        if name not in self._moments:
+            self._moments[name] = Moments.empty(axes_of(layer, "weight").to_matrices(layer.get_parameter("weight")))
+        observe(self._moments[name], layer, inputs, *written[number])
 
-    with watching(repaired, {name: read}):
-        for number, example in enumerate(examples):  # noqa: B007  (as above)
-            run_until(repaired, example, name)
-    if not moments.is_finite():
-        raise ValueError(f"batches: layer {name!r} reads or writes infinite or undefined numbers, it cannot be fitted")
-    return moments
+    def settle(self, name: str) -> bool:
+        """Fit a layer.
+
+        Raises:
+            ValueError: if what it reads or writes is not finite.
+        """
+        moments = self._moments.pop(name, None)
+        layer, before = self.repaired.get_submodule(name), self.reference.get_submodule(name)
+        self.written.pop(name, None)
+        if moments is not None:
+            if not moments.is_finite():
+                raise ValueError(
+                    f"batches: layer {name!r} reads or writes infinite or undefined numbers, it cannot be fitted"
+                )
+            _refit(layer, before, moments, self.ridge, self.ranks.get(name), normed=name in self.normed)
+        self.changed = self.changed or not torch.equal(layer.get_parameter("weight"), before.get_parameter("weight"))
+        return self.changed
 
 
 @torch.no_grad()
