@@ -13,9 +13,21 @@ from budgeted import build as build_budgeted
 from compressible import build
 from torch import nn
 
-from pliant.compress import Cut, CutError, Energy, FilterPruning, Global, Layers, LowRank, compress, load, save
+from pliant.compress import (
+    Cut,
+    CutError,
+    Energy,
+    FilterPruning,
+    Global,
+    Layers,
+    LowRank,
+    backward_elimination,
+    compress,
+    load,
+    save,
+)
 from pliant.compress.both import Both, joined
-from pliant.compress.budgets import Macs
+from pliant.compress.budgets import BudgetError, Macs, Params
 from pliant.compress.factor import Factors
 from pliant.testing.compressor_laws import check_compressor
 
@@ -73,6 +85,58 @@ def test_a_budget_takes_channels_and_ranks_of_one_layer():
     assert layer[0].out_channels == cut.count("2.rank")
 
 
+@pytest.mark.parametrize("budget", [Macs(0.25), Params(0.25)], ids=["macs", "params"])
+def test_a_split_says_how_much_of_a_budget_is_met_by_channels(budget):
+    model, example = build_budgeted("resnet")
+    both = Both(split=0.5)
+    cut = both.select(model, budget=budget, example=example)
+    first, second = cut.parts
+    before, after = (
+        getattr(first, f"{kind}{type(budget).__name__.lower().replace('params', 'parameters')}")
+        for kind in ("dense_", "")
+    )
+    assert after <= 0.5 * before
+    assert second.budget.reached <= 0.25 * before
+    assert cut.budget.reached == second.budget.reached
+    only = FilterPruning().select(model, budget=replace(budget, target=after), example=example)
+    assert {name: first.count(name) for name in first.atoms} == {name: only.count(name) for name in only.atoms}
+    assert any(second.reduced())
+
+
+def test_a_split_reaches_from_ranks_alone_to_channels_alone():
+    model, example = build_budgeted("resnet")
+    ranks, channels = (Both(split=split).select(model, budget=Macs(0.5), example=example) for split in (0.0, 1.0))
+    assert ranks.parts[0].kept == FilterPruning().select(model, 0.0, example=example).kept
+    assert ranks.parts[1].kept == LowRank().select(model, budget=Macs(0.5), example=example).kept
+    assert channels.parts[0].kept == FilterPruning().select(model, budget=Macs(0.5), example=example).kept
+    assert not list(channels.parts[1].reduced())
+
+
+def test_given_scores_are_split_since_solvers_cannot_weigh_them_against_ranks():
+    model, example = build_budgeted("resnet")
+    scores = backward_elimination(FilterPruning(), model, [example])
+    assert Both(scores).split_of_budget() == 0.5
+    assert Both(scores, split=0.3).split_of_budget() == 0.3
+    assert Both().split_of_budget() is None
+    cut = Both(scores).select(model, budget=Macs(0.4), example=example)
+    assert replace(cut, options={}) == replace(
+        Both(scores, split=0.5).select(model, budget=Macs(0.4), example=example), options={}
+    )
+
+
+def test_a_split_that_channels_cannot_meet_says_so():
+    model, example = build_budgeted("resnet")
+    with pytest.raises(BudgetError) as error:
+        Both(FilterPruning(ignore=("*",)), split=0.5).select(model, budget=Macs(0.9), example=example)
+    assert "a smaller split" in "".join(error.value.__notes__)
+
+
+@pytest.mark.parametrize("split", [-0.1, 1.1, float("nan")])
+def test_a_split_out_of_range_is_refused(split):
+    with pytest.raises(ValueError, match="split must lie in"):
+        Both(split=split)
+
+
 def test_what_was_decomposed_is_not_decomposed_again():
     model, example = build("plain")
     first = LowRank().select(model, 0.6, example=example)
@@ -106,9 +170,10 @@ def test_the_two_layers_are_plain():
 
 
 @pytest.mark.parametrize("request_", [{"fraction": 0.5}, {"budget": Macs(0.5)}], ids=["fraction", "budget"])
-def test_a_cut_of_both_can_be_saved_and_loaded(request_, tmp_path):
+@pytest.mark.parametrize("both", [Both(), Both(split=0.5)], ids=["solver", "split"])
+def test_a_cut_of_both_can_be_saved_and_loaded(both, request_, tmp_path):
     model, example = build("residual", torch.float32)
-    done = compress(model, Both(), example=example, **request_)
+    done = compress(model, both, example=example, **request_)
     save(done, tmp_path / "small")
     again = load(tmp_path / "small", lambda: build("residual", torch.float32)[0])
     assert torch.equal(again.eval()(example), done.model.eval()(example))

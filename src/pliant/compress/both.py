@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from pliant.compress.budgets import Budget, BudgetRecord
+from pliant.compress.budgets.allocation import BudgetError
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
 from pliant.compress.budgets.terms import matrices
@@ -20,10 +21,12 @@ from pliant.compress.factor import rank_of, spectrum, truncate_weight
 from pliant.compress.filters import ChannelChooser, FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.probe import probe
+from pliant.compress.scores import Given
 from pliant.spec import register
 from pliant.structure.matricise import is_layer
 from pliant.structure.norms import Example
 
+_HALF = 0.5
 _RANK = ".rank"  # after the name of a layer, which has no parts of its own: no other name ends so
 
 T = TypeVar("T")
@@ -35,8 +38,8 @@ class Both(Compressor):
     """Remove channels, then rank-one terms of the layers that are left.
 
     A fraction applies to both: it removes that share of the channels, and then that share of the ranks. A budget is
-    shared out over channels and ranks by one solver; the ranks are chosen once more, from the singular values that the
-    removed channels leave, within what the budget then allows.
+    shared out over channels and ranks by one solver, or by `split`; the ranks are chosen from the singular values that
+    the removed channels leave, within what the budget then allows.
 
     The cut holds the two cuts in `parts`, the second of the model that the first one realises. Its `atoms` count the
     channels by the names of their groups, and the ranks by the names of the layers with ".rank" behind.
@@ -44,10 +47,27 @@ class Both(Compressor):
     Args:
         filters: how channels are cut.
         low_rank: how ranks are cut.
+        split: under a budget, how much of the reduction is made by channels, 0 <= split <= 1 on a logarithmic scale:
+            with one half, a quarter of the MACs is a half by channels, and half of that by ranks. None leaves it to the
+            solver; but if the scores of channels are `Given`, as by `backward_elimination`, which have not the units
+            of singular values, it is one half.
+
+    Raises:
+        ValueError: if `split` is out of range.
     """
 
     filters: FilterPruning = field(default_factory=FilterPruning)
     low_rank: LowRank = field(default_factory=LowRank)
+    split: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.split is not None and not 0.0 <= self.split <= 1.0:
+            raise ValueError(f"split must lie in [0, 1], or be None, found {self.split!r}")
+
+    def split_of_budget(self) -> float | None:
+        """Return how much of a budget's reduction is made by channels; None if a solver decides."""
+        given = isinstance(self.filters.score, Given)
+        return _HALF if self.split is None and given else self.split
 
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
@@ -112,6 +132,18 @@ class _PairChooser(Chooser):
 
     def _channels_within(self, budget: Budget) -> Cut:
         """Choose the channels that go when channels and ranks together meet a budget."""
+        split = self.both.split_of_budget()
+        if split is None:
+            return self._channels_by_solver(budget)
+        dense = budget.measure(self.model, self.example)
+        part = budget.at_most(dense * (budget.limit(dense) / dense) ** split)
+        try:
+            return self._channels.cut(budget=part)
+        except BudgetError as error:
+            error.add_note(f"{split:.0%} of the reduction was to be made by channels: a smaller split leaves them more")
+            raise
+
+    def _channels_by_solver(self, budget: Budget) -> Cut:
         seen, survey, low_rank = probe(self.model, self.example), self._channels.survey, self.both.low_rank
         layers = low_rank.candidates(self.model, seen).layers
         spectra = {name: spectrum(layer) for name, layer in layers.items()}

@@ -65,7 +65,7 @@ def build_compressor(spec: CompressorSpec, measure: Measure | None = None) -> Co
         ValueError: if that is needed and missing.
     """
     if isinstance(spec, BothSpec):
-        return Both(_filters(spec, measure), _low_rank(spec))
+        return Both(_filters(spec, measure), _low_rank(spec), spec.split)
     if isinstance(spec, LowRankSpec):
         return _low_rank(spec)
     if isinstance(spec, TensorTrainSpec):
