@@ -27,7 +27,7 @@ from pliant.compress import (
     save,
 )
 from pliant.compress.both import Both, joined
-from pliant.compress.budgets import BudgetError, Macs, Params
+from pliant.compress.budgets import Macs, Params
 from pliant.compress.factor import Factors
 from pliant.testing.compressor_laws import check_compressor
 
@@ -76,10 +76,10 @@ def test_a_budget_takes_channels_and_ranks_of_one_layer():
         for tensor in (model[2].weight, model[2].bias):
             tensor[::2] *= 1e-6
     example = torch.randn(2, 3, 10, 10).double()
-    cut = Both().select(model, budget=Macs(0.3), example=example)
+    cut = Both(split=None).select(model, budget=Macs(0.3), example=example)
     assert cut.count("2") < 24
     assert cut.parts[1].count("2") < cut.parts[1].atoms["2"]
-    layer = Both().realise(model, cut)[2]
+    layer = Both(split=None).realise(model, cut)[2]
     assert isinstance(layer, Factors)
     assert layer[1].out_channels == cut.count("2")
     assert layer[0].out_channels == cut.count("2.rank")
@@ -112,23 +112,21 @@ def test_a_split_reaches_from_ranks_alone_to_channels_alone():
     assert not list(channels.parts[1].reduced())
 
 
-def test_given_scores_are_split_since_solvers_cannot_weigh_them_against_ranks():
+def test_scores_that_were_measured_do_not_keep_ranks_from_going():
     model, example = build_budgeted("resnet")
     scores = backward_elimination(FilterPruning(), model, [example])
-    assert Both(scores).split_of_budget() == 0.5
-    assert Both(scores, split=0.3).split_of_budget() == 0.3
-    assert Both().split_of_budget() is None
     cut = Both(scores).select(model, budget=Macs(0.4), example=example)
-    assert replace(cut, options={}) == replace(
-        Both(scores, split=0.5).select(model, budget=Macs(0.4), example=example), options={}
-    )
+    assert list(cut.parts[0].reduced())
+    assert list(cut.parts[1].reduced())
 
 
-def test_a_split_that_channels_cannot_meet_says_so():
+@pytest.mark.parametrize("both", [Both(FilterPruning(ignore=("*",))), Both(low_rank=LowRank(ignore=("*",)))])
+def test_where_one_of_the_two_cannot_go_the_other_does(both):
     model, example = build_budgeted("resnet")
-    with pytest.raises(BudgetError) as error:
-        Both(FilterPruning(ignore=("*",)), split=0.5).select(model, budget=Macs(0.9), example=example)
-    assert "a smaller split" in "".join(error.value.__notes__)
+    cut = both.select(model, budget=Macs(0.5), example=example)
+    assert cut.budget.reached <= 0.5 * cut.dense_macs
+    assert sum(any(part.reduced()) for part in cut.parts) == 1
+    assert cut.kept == replace(both, split=None).select(model, budget=Macs(0.5), example=example).kept
 
 
 @pytest.mark.parametrize("split", [-0.1, 1.1, float("nan")])
@@ -170,7 +168,7 @@ def test_the_two_layers_are_plain():
 
 
 @pytest.mark.parametrize("request_", [{"fraction": 0.5}, {"budget": Macs(0.5)}], ids=["fraction", "budget"])
-@pytest.mark.parametrize("both", [Both(), Both(split=0.5)], ids=["solver", "split"])
+@pytest.mark.parametrize("both", [Both(), Both(split=None)], ids=["split", "solver"])
 def test_a_cut_of_both_can_be_saved_and_loaded(both, request_, tmp_path):
     model, example = build("residual", torch.float32)
     done = compress(model, both, example=example, **request_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,12 +22,11 @@ from pliant.compress.factor import rank_of, spectrum, truncate_weight
 from pliant.compress.filters import ChannelChooser, FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.probe import probe
-from pliant.compress.scores import Given
 from pliant.spec import register
 from pliant.structure.matricise import is_layer
 from pliant.structure.norms import Example
 
-_HALF = 0.5
+_LOG = logging.getLogger(__name__)
 _RANK = ".rank"  # after the name of a layer, which has no parts of its own: no other name ends so
 
 T = TypeVar("T")
@@ -38,8 +38,7 @@ class Both(Compressor):
     """Remove channels, then rank-one terms of the layers that are left.
 
     A fraction applies to both: it removes that share of the channels, and then that share of the ranks. A budget is
-    shared out over channels and ranks by one solver, or by `split`; the ranks are chosen from the singular values that
-    the removed channels leave, within what the budget then allows.
+    met by channels first and then by ranks, which are chosen from the singular values that the channels left have.
 
     The cut holds the two cuts in `parts`, the second of the model that the first one realises. Its `atoms` count the
     channels by the names of their groups, and the ranks by the names of the layers with ".rank" behind.
@@ -48,9 +47,8 @@ class Both(Compressor):
         filters: how channels are cut.
         low_rank: how ranks are cut.
         split: under a budget, how much of the reduction is made by channels, 0 <= split <= 1 on a logarithmic scale:
-            with one half, a quarter of the MACs is a half by channels, and half of that by ranks. None leaves it to the
-            solver; but if the scores of channels are `Given`, as by `backward_elimination`, which have not the units
-            of singular values, it is one half.
+            with one half, a quarter of the MACs is a half by channels, and half of that by ranks. Where the budget
+            cannot be met so, and with None, one solver shares it out over channels and ranks by the norms that leave.
 
     Raises:
         ValueError: if `split` is out of range.
@@ -58,16 +56,11 @@ class Both(Compressor):
 
     filters: FilterPruning = field(default_factory=FilterPruning)
     low_rank: LowRank = field(default_factory=LowRank)
-    split: float | None = None
+    split: float | None = 0.5
 
     def __post_init__(self) -> None:
         if self.split is not None and not 0.0 <= self.split <= 1.0:
             raise ValueError(f"split must lie in [0, 1], or be None, found {self.split!r}")
-
-    def split_of_budget(self) -> float | None:
-        """Return how much of a budget's reduction is made by channels; None if a solver decides."""
-        given = isinstance(self.filters.score, Given)
-        return _HALF if self.split is None and given else self.split
 
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
@@ -120,8 +113,17 @@ class _PairChooser(Chooser):
             first = self._channels.cut(fraction)
             second = self.both.low_rank.select(self._without(first), fraction, example=self.example)
             return joined(self.both, first, second, fraction)
-        first = self._channels_within(budget)
         dense = budget.measure(self.model, self.example)
+        if self.both.split is not None:
+            aim = dense * (budget.limit(dense) / dense) ** self.both.split
+            try:
+                return self._within(budget, dense, self._channels.cut(budget=budget.at_most(aim)))
+            except BudgetError:
+                _LOG.info("%s cannot be met with a split of %s: one solver shares it out", budget, self.both.split)
+        return self._within(budget, dense, self._channels_by_solver(budget))
+
+    def _within(self, budget: Budget, dense: float, first: Cut) -> Cut:
+        """Cut ranks, after channels, so that a budget is met."""
         left = budget.at_most(budget.limit(dense))
         second = self.both.low_rank.select(self._without(first), budget=left, example=self.example)
         record = BudgetRecord.of(budget, dense, dense if second.budget is None else second.budget.reached)
@@ -130,20 +132,8 @@ class _PairChooser(Chooser):
     def _without(self, first: Cut) -> nn.Module:
         return self.both.filters.realise(self.model, first)
 
-    def _channels_within(self, budget: Budget) -> Cut:
-        """Choose the channels that go when channels and ranks together meet a budget."""
-        split = self.both.split_of_budget()
-        if split is None:
-            return self._channels_by_solver(budget)
-        dense = budget.measure(self.model, self.example)
-        part = budget.at_most(dense * (budget.limit(dense) / dense) ** split)
-        try:
-            return self._channels.cut(budget=part)
-        except BudgetError as error:
-            error.add_note(f"{split:.0%} of the reduction was to be made by channels: a smaller split leaves them more")
-            raise
-
     def _channels_by_solver(self, budget: Budget) -> Cut:
+        """Choose the channels that go when channels and ranks together meet a budget."""
         seen, survey, low_rank = probe(self.model, self.example), self._channels.survey, self.both.low_rank
         layers = low_rank.candidates(self.model, seen).layers
         spectra = {name: spectrum(layer) for name, layer in layers.items()}

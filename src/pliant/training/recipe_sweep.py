@@ -42,14 +42,14 @@ class TensorTrainSpec(Section):
 class BothSpec(Section):
     """Filters, then the rank of what is left: the options of both.
 
-    `split` says how much of a budget's reduction is made by filters, on a logarithmic scale.
+    `split` says how much of a budget's reduction is made by filters, on a logarithmic scale; null for a solver.
     """
 
     type: Literal["both"]
     score: Literal["l1", "l2", "group", "folded", "reconstruction"] | None = None
     scope: Literal["per-layer", "global"] | None = None
     rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
-    split: Annotated[float, Field(ge=0, le=1)] | None = None
+    split: Annotated[float, Field(ge=0, le=1)] | None = 0.5
     ignore: list[str] = Field(default_factory=list)
 
 
