@@ -1,6 +1,6 @@
 """Block coordinate descent against gradients, at the same number of parameters and the same wall-clock.
 
-    python scripts/bcd_study.py digits fashion-mnist [--seeds 3] [--runs runs] [-o results/bcd]
+    python scripts/bcd_study.py digits fashion-mnist [--seeds 3] [--network mlp-5] [--runs runs] [-o results/bcd]
     python scripts/bcd_study.py digits --quick        # a few sweeps each: does all of it run?
 
 For every network and every share of the weights' entries: a descent into tensor trains (and one into a tenth of the
@@ -120,6 +120,11 @@ class Row:
     seconds: float
     epochs: int
     cut: str | None = None
+
+    @property
+    def run(self) -> tuple[str, str, str, float, int]:
+        """What tells it from the rows of other runs."""
+        return self.data, self.network, self.method, self.share, self.seed
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", nargs="+", choices=STUDIES)
     parser.add_argument("--seeds", type=int, default=3, help="at most so many")
+    parser.add_argument("--network", action="append", help="only this one; can be repeated")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("-o", "--output", type=Path, default=Path("results/bcd"))
     parser.add_argument("--quick", action="store_true", help="four sweeps a descent")
@@ -297,17 +303,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for study in studies:
         for seed in range(options.seeds):
             for network in STUDIES[study.data]:
-                if seed < network.seeds:
+                if seed < network.seeds and network.name in (options.network or [network.name]):
                     study.run(network, seed)
                     write(options.output, [row for one in studies for row in one.rows])
 
 
 def write(output: Path, rows: Sequence[Row]) -> None:
-    """Write rows and table; rows of other data that are there already stay."""
+    """Write rows and table; rows of other runs that are there already stay."""
     file = output / "rows.jsonl"
-    old = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    now = {row.data for row in rows}
-    kept = [Row(**row) for row in old if row["data"] not in now]
+    old = [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    now = {row.run for row in rows}
+    kept = [row for row in old if row.run not in now]
     every = [*kept, *rows]
     atomic.write_text(file, "".join(json.dumps(asdict(row)) + "\n" for row in every))
     atomic.write_text(output / "table.md", "\n".join(table(every)) + "\n")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bcd_study import RECIPES, STUDIES, Row, cell, main, parameters, table
+from bcd_study import RECIPES, STUDIES, Row, cell, main, parameters, table, write
 from torch import nn
 
 from pliant.sets import EntryBudget, SparseSet, TensorTrainSet
@@ -38,6 +38,15 @@ def test_the_table_has_a_row_a_method_and_a_column_a_share():
     assert "| bcd |  | 3 |  | 60.0 ±10.0 |" in text
     assert "| sgd | none | 3 | 50.0 |  |" in text
     assert text.count("###") == 2
+
+
+def test_rows_replace_those_of_their_own_runs_alone(tmp_path):
+    old = [row(), row(network="m"), row(method="sgd", cut="none"), row(method="sgd", cut="low rank")]
+    write(tmp_path, old)
+    new = [row(accuracy=0.9), row(method="sgd", cut="none", accuracy=0.8)]
+    write(tmp_path, new)
+    found = [Row(**json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert found == [old[1], *new]
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
