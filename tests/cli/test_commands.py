@@ -10,6 +10,7 @@ from pliant.cli import train as train_command
 from pliant.cli.main import app
 from pliant.compress import read_cut
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
+from pliant.training.compressors import SPLITS
 from pliant.training.experiment import load_run
 from pliant.training.folder import RunFolder
 
@@ -84,6 +85,22 @@ def test_filters_are_scored_by_reconstruction_on_request(folder):
     assert cut.options["score"]["type"] == "Given"
     assert cut.macs <= 0.5 * cut.dense_macs
     text = pliant("compress", "runs/tiny-0", *given, "--overwrite", code=2)
+    assert "measured on images: set reconstruct to a number" in text
+
+
+def test_the_closest_of_several_cuts_on_request(folder):
+    pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0", "-c", "both:closest", "--macs", "0.4", "--reconstruct", "64")
+    (row,) = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-1:]
+    assert row.compressor == "both (score reconstruction, search closest) by MACs"
+    assert "--compressor both:closest --macs 50% --reconstruct 64" in " ".join(text.split())
+    given = ("compress", "runs/tiny-0", "-c", "both:closest", "-o", "small")
+    pliant(*given, "--macs", "60%", "--reconstruct", "64")
+    cut = read_cut(folder / "small")
+    assert cut.options["split"] in SPLITS
+    assert (cut.macs, cut.dense_macs) == (row.macs, row.dense_macs)
+    pliant(*given, "--fraction", "0.5", "--reconstruct", "64", "--overwrite")
+    text = pliant(*given, "--macs", "60%", "--overwrite", code=2)
     assert "measured on images: set reconstruct to a number" in text
 
 

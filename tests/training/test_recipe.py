@@ -131,6 +131,12 @@ def test_overrides_are_yaml_and_apply_in_order(path):
             "probe={compressor: 'both:reconstruction', fraction: 0.5}",
             ["probe.compressor: the score reconstruction is measured after training"],
         ),
+        (
+            "probe={compressor: {type: both, search: closest}, fraction: 0.5}",
+            ["search: the closest is found after training"],
+        ),
+        ("sweep.compressors=[{type: both, search: closest}]", ["sweep: search: the closest is found on images"]),
+        ("sweep.compressors=[{type: both, split: 2}]", ["sweep.compressors.0.split: must be less than or equal to 1"]),
     ],
 )
 def test_an_error_names_the_field_what_is_allowed_and_what_was_found(path, override, parts):

@@ -22,12 +22,12 @@ from pliant.compress.budgets import Budget, LatencyTarget, Macs, Params, measure
 from pliant.metrics import accuracy
 from pliant.models.blueprint import FILE as BLUEPRINT_FILE
 from pliant.models.blueprint import Blueprint
-from pliant.training.compressors import build_compressor, label_of
+from pliant.training.compressors import candidates_of, label_of
 from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import CompressorSpec, SweepSection, score_of
-from pliant.training.sweeping import measured, repair_batches
+from pliant.training.recipe_sweep import CompressorSpec, SweepSection, is_searched, score_of
+from pliant.training.sweeping import chosen, measured, repair_batches
 
 FILES = ("model.safetensors", "cut.json", BLUEPRINT_FILE, "report.json", "report.png", "recipe.yaml")
 
@@ -43,7 +43,7 @@ def compress(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; by least squares (filters|both):reconstruction.",
+            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest.",
         ),
     ] = "filters",
     fraction: Annotated[
@@ -97,13 +97,13 @@ def compress(
     )
     images, fitted = (min(count, len(loaded.data.learn)) for count in asked)
     spec = _spec(section, compressor, fitted)
-    example, chosen = loaded.data.example(), build_compressor(spec, partial(measured, loaded, fitted))
-    budget = _budget(loaded, limits)
+    example, budget = loaded.data.example(), _budget(loaded, limits)
+    candidates = candidates_of(spec, partial(measured, loaded, fitted))
     if budget is None and fraction is None:
         fraction = 0.5
     done = cut_model(
         loaded.model,
-        chosen,
+        chosen(loaded, candidates, fitted, budget),
         fraction,
         budget=budget,
         example=example,
@@ -177,4 +177,6 @@ def _spec(section: SweepSection, name: str, images: int) -> CompressorSpec:
     asked = from_mapping(SweepSection, given, source="--compressor").compressors[0]
     score = score_of(asked)
     same = [one for one in section.compressors if one.type == asked.type and score in {None, score_of(one)}]
+    if is_searched(asked):
+        same = [one for one in same if is_searched(one)]
     return same[0] if same else asked

@@ -18,7 +18,7 @@ from pliant.report.study import read_record, study
 from pliant.training.experiment import load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import SweepSection, score_of
+from pliant.training.recipe_sweep import SweepSection, is_searched, short_name
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 
@@ -35,7 +35,7 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction; more is fine.",
+            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction, both:closest.",
         ),
     ] = None,
     fractions: Annotated[
@@ -103,10 +103,9 @@ def sweep_folder(
         out.print(table.to_rich())
     out.print(f"Written: {folder.sweep}, table.txt, table.md, plot.png")
     best = section.compressors[0]
-    score = score_of(best)
-    name = f"{best.type}:{score}" if score else best.type
+    how = f"{short_name(best)} {'--macs 50%' if is_searched(best) else '--fraction 0.5'}"
     images = f" --reconstruct {section.reconstruct}" if section.reconstruct else ""
-    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {name} --fraction 0.5{images} -o compressed[/]")
+    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {how}{images} -o compressed[/]")
 
 
 def show(out: Console, rows: Iterable[SweepRow]) -> None:

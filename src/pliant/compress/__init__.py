@@ -16,6 +16,7 @@ from pliant.compress.budgets import (
     measure_latencies,
 )
 from pliant.compress.calibrate import Inputs, recalibrate_batchnorm
+from pliant.compress.closest import closest
 from pliant.compress.compressed import Compressed, compress, output_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
@@ -75,6 +76,7 @@ __all__ = [
     "TensorTrain",
     "UnstructuredPruning",
     "backward_elimination",
+    "closest",
     "compress",
     "compressor_of",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pliant.compress import (
@@ -29,6 +30,7 @@ from pliant.training.recipe_sweep import (
     LowRankSpec,
     TensorTrainSpec,
     is_measured,
+    is_searched,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,17 @@ def build_compressor(spec: CompressorSpec, measure: Measure | None = None) -> Co
     if isinstance(spec, FilterSpec):
         return _filters(spec, measure)
     return UnstructuredPruning(**_ignored(spec), **_named("scope", spec.scope, SCOPES))
+
+
+SPLITS = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def candidates_of(spec: CompressorSpec, measure: Measure | None = None) -> list[Compressor]:
+    """Build what is to be tried where the recipe leaves the choice to a search, and the compressor alone elsewhere."""
+    compressor = build_compressor(spec, measure)
+    if is_searched(spec) and isinstance(compressor, Both):
+        return [replace(compressor, split=split) for split in SPLITS]
+    return [compressor]
 
 
 def _filters(spec: FilterSpec | BothSpec, measure: Measure | None) -> FilterPruning:

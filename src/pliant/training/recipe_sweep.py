@@ -42,7 +42,10 @@ class TensorTrainSpec(Section):
 class BothSpec(Section):
     """Filters, then the rank of what is left: the options of both.
 
-    `split` says how much of a budget's reduction is made by filters, on a logarithmic scale; null for a solver.
+    `split` says how much of a budget's reduction is made by filters, on a logarithmic scale; null for a solver. With
+    `search: closest` several are tried on the images that a sweep reconstructs with, filters alone and rank alone among
+    them, and the one whose outputs are closest to the whole model's is taken; `both:closest` is short for it, with
+    measured scores.
     """
 
     type: Literal["both"]
@@ -50,6 +53,7 @@ class BothSpec(Section):
     scope: Literal["per-layer", "global"] | None = None
     rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
     split: Annotated[float, Field(ge=0, le=1)] | None = 0.5
+    search: Literal["closest"] | None = None
     ignore: list[str] = Field(default_factory=list)
 
 
@@ -67,6 +71,8 @@ def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; py
     name, colon, score = value.partition(":")
     if colon and name not in _SCORED:
         raise ValueError(f"a score, as in filters:l2, is for {' and '.join(_SCORED)}, found {value!r}")
+    if value == "both:closest":
+        return {"type": name, "score": "reconstruction", "search": score}
     return {"type": name, "score": score} if colon else {"type": name}
 
 
@@ -83,9 +89,22 @@ def is_measured(spec: CompressorSpec) -> bool:
     return score_of(spec) == "reconstruction"
 
 
+def is_searched(spec: CompressorSpec) -> bool:
+    """Tell whether the best of several compressors has to be found on images."""
+    return isinstance(spec, BothSpec) and spec.search is not None
+
+
+def short_name(spec: CompressorSpec) -> str:
+    """Return the name that stands for a compressor with its score, other options left out: "filters:l2"."""
+    score = "closest" if is_searched(spec) else score_of(spec)
+    return f"{spec.type}:{score}" if score else spec.type
+
+
 def _computed(spec: CompressorSpec) -> CompressorSpec:
     if is_measured(spec):
         raise ValueError("the score reconstruction is measured after training: name another one here")
+    if is_searched(spec):
+        raise ValueError("search: the closest is found after training, leave it out here")
     return spec
 
 
@@ -134,4 +153,6 @@ class SweepSection(Section):
             raise ValueError("macs need a compressor that makes the model smaller, found unstructured alone: add one")
         if not self.reconstruct and any(map(is_measured, self.compressors)):
             raise ValueError("the score reconstruction is measured on images: set reconstruct to a number, 1024 say")
+        if not self.reconstruct and any(map(is_searched, self.compressors)):
+            raise ValueError("search: the closest is found on images: set reconstruct to a number, 1024 say")
         return self

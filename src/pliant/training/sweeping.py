@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
-from pliant.compress import backward_elimination
+from pliant.compress import backward_elimination, closest
 from pliant.compress.budgets import BudgetError, Macs
 from pliant.compress.sweep import Cuts, Row
 from pliant.distributed import World
 from pliant.report.rows import SweepRow, append_row, repair
 from pliant.training.build import judge
-from pliant.training.compressors import build_compressor, label_of
+from pliant.training.compressors import candidates_of, label_of
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection, UnstructuredSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from pliant.compress import Compressor, FilterPruning
+    from pliant.compress import Budget, Compressor, FilterPruning
     from pliant.training.experiment import Run
 
 
@@ -44,7 +44,7 @@ def sweep_run(run: Run, section: SweepSection, world: World = ALONE) -> Iterator
     images = _Images(*(min(count, len(run.data.learn)) for count in (section.calibrate, section.reconstruct)))
     measure = cache(partial(measured, run, images.reconstruct))
     for series in series_of(section):
-        cuts = _cuts(run, series, images, build_compressor(series.compressor, measure))
+        cuts = _Cutting(run, series, images, candidates_of(series.compressor, measure))
         for start in range(0, len(series.fractions), world.size):  # one for each rank, so that rows are soon on disk
             for row in world.spread(series.fractions[start : start + world.size], partial(_row, cuts, series.label)):
                 if row is None:
@@ -89,9 +89,9 @@ def series_of(section: SweepSection) -> Iterator[Series]:
             yield Series(spec, f"{label_of(spec)} by MACs", "macs", section.macs)
 
 
-def _row(cuts: Cuts, label: str, fraction: float) -> Row | None:
+def _row(cutting: _Cutting, label: str, fraction: float) -> Row | None:
     try:
-        return cuts.row(fraction)
+        return cutting.row(fraction)
     except BudgetError as error:
         _LOG.warning("%s: %.4g of the MACs cannot go, the cut is left out: %s", label, fraction, error)
         return None
@@ -114,16 +114,48 @@ def measured(run: Run, images: int, pruning: FilterPruning) -> FilterPruning:
     return backward_elimination(pruning, run.model, batches)
 
 
-def _cuts(run: Run, series: Series, images: _Images, compressor: Compressor) -> Cuts:
-    return Cuts(
-        run.model,
-        compressor,
-        example=run.data.example(),
-        evaluate=lambda model: judge(run.recipe, run.data, model),
-        calibrate=repair_batches(run, images.calibrate),
-        reconstruct=repair_batches(run, images.reconstruct),
-        budget=Macs if series.key == "macs" else None,
-    )
+def chosen(run: Run, candidates: Sequence[Compressor], images: int, budget: Budget | None) -> Compressor:
+    """Return the compressor that a run's model is cut by: the only one, or the closest under a budget."""
+    batches = repair_batches(run, images)
+    if len(candidates) == 1 or budget is None or batches is None:
+        return candidates[0]
+    return closest(candidates, run.model, batches, budget=budget, example=run.data.example())
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """The cuts of a series; where there are several candidates, each cut is made by the closest."""
+
+    run: Run
+    series: Series
+    images: _Images
+    candidates: Sequence[Compressor]
+
+    def row(self, fraction: float) -> Row:
+        if len(self.candidates) == 1 or self._budget is None:
+            return self._alone.row(fraction)
+        budget = self._budget(round(1.0 - fraction, 12))
+        return self._cuts(chosen(self.run, self.candidates, self.images.reconstruct, budget)).row(fraction)
+
+    @property
+    def _budget(self) -> Callable[[float], Budget] | None:
+        return Macs if self.series.key == "macs" else None
+
+    @cached_property
+    def _alone(self) -> Cuts:
+        return self._cuts(self.candidates[0])
+
+    def _cuts(self, compressor: Compressor) -> Cuts:
+        run = self.run
+        return Cuts(
+            run.model,
+            compressor,
+            example=run.data.example(),
+            evaluate=lambda model: judge(run.recipe, run.data, model),
+            calibrate=repair_batches(run, self.images.calibrate),
+            reconstruct=repair_batches(run, self.images.reconstruct),
+            budget=self._budget,
+        )
 
 
 def _record(row: Row, label: str, images: _Images) -> SweepRow:
