@@ -27,7 +27,7 @@ from pliant.compress import (
     save,
 )
 from pliant.compress.both import Both, joined
-from pliant.compress.budgets import Macs, Params
+from pliant.compress.budgets import BudgetError, Macs, Params
 from pliant.compress.factor import Factors
 from pliant.testing.compressor_laws import check_compressor
 
@@ -129,7 +129,12 @@ def test_where_one_of_the_two_cannot_go_the_other_does(both):
     assert cut.kept == replace(both, split=None).select(model, budget=Macs(0.5), example=example).kept
 
 
-@pytest.mark.parametrize("split", [-0.1, 1.1, float("nan")])
+def test_a_model_that_costs_nothing_cannot_meet_a_budget():
+    with pytest.raises(BudgetError):
+        Both().select(nn.ReLU(), budget=Macs(0.5), example=torch.randn(2, 16))
+
+
+@pytest.mark.parametrize("split", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_split_out_of_range_is_refused(split):
     with pytest.raises(ValueError, match="split must lie in"):
         Both(split=split)

@@ -417,6 +417,137 @@ def test_all_batches_at_once_are_as_good_as_one_after_the_other(norm, compressor
     torch.testing.assert_close(joined.eval()(x), single.eval()(x), **exact)
 
 
+def _pair_of_repairs(model, compressor, x, sizes):
+    """Repair with batches that can be joined, and with the same ones that cannot."""
+    batches = list(x.split(sizes))
+    truncated, cut = _truncated(model, compressor, 0.4, x[:4])
+    scaled = _Scaled(model)
+    pairs = [(batch, 1.0) for batch in batches]
+    given = _with_reference(scaled, compressor, x[:4])
+    return (
+        reconstruct(truncated, model, cut, batches, rows=10_000).eval(),
+        reconstruct(*given, pairs, rows=10_000).model.eval(),
+    )
+
+
+EARLY = ("0", "3", "model.0", "model.3")  # by itself, and in the wrapper
+
+
+@pytest.mark.parametrize("compressor", [LowRank(ignore=EARLY), FilterPruning(ignore=EARLY)])
+def test_norms_before_the_first_change_are_measured_too(compressor):
+    """The statistics that come with the model are not those of the batches."""
+    torch.manual_seed(0)
+    blocks = [[nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()] for _ in range(4)]
+    model = nn.Sequential(*[m for b in blocks for m in b], nn.Flatten(), nn.Linear(4 * 36, 5)).double()
+    model.train()(1.5 * _data(2, 200, (4, 6, 6)) + 0.3)
+    joined, single = _pair_of_repairs(model, compressor, _data(1, 400, (4, 6, 6)), 200)
+    y, x = _data(3, 50, (4, 6, 6)), model.eval()
+    with torch.no_grad():
+        near = float((joined(y) - single(y)).norm() / (single(y) - x(y)).norm())
+    assert near < 0.2
+
+
+class _Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(2))
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.second(self.norm(self.first(x)).relu())).relu().flatten(1))
+
+
+class _Branches(nn.Module):
+    """The branch that mixes samples is not the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.norm, self.c = nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 8)
+
+    def forward(self, x):
+        mixed = self.c(self.norm(self.a(x)).relu())
+        return mixed, self.b(x)
+
+
+class _TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x.transpose(0, 1)).relu()).mean(0)
+
+
+def _refusing(error):
+    class Refusing(nn.Sequential):
+        def forward(self, x):
+            if len(x) not in (1, 4, 40):
+                raise error("one size only")
+            return super().forward(x)
+
+    return Refusing(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (_Twice, (4, 6, 6)),
+        (_Branches, (6,)),
+        (_TimeFirst, (16, 6)),
+        (lambda: _refusing(ValueError), (6,)),
+        (lambda: _refusing(AssertionError), (6,)),
+    ],
+)
+def test_what_cannot_be_joined_is_run_batch_by_batch(build, shape):
+    torch.manual_seed(0)
+    model = build().double()
+    x = _data(1, 120, shape).sort(0)[0]
+    if isinstance(model, _Branches):
+        model = _First(model)
+    joined, single = _pair_of_repairs(model, LowRank(), x, 40)
+    torch.testing.assert_close(joined(x[:40]), single(x[:40]))
+
+
+class _First(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return torch.cat(self.inner(x), dim=1)
+
+
+def test_activations_that_write_over_what_a_layer_wrote_change_nothing():
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 4)]
+    plain = nn.Sequential(*layers).double()
+    twin = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[2], nn.ReLU(inplace=True), layers[4])
+    x = _data(1, 200, (6,))
+    for fraction in (0.0, 0.5):
+        found = []
+        for model in (plain, twin):
+            cut = LowRank().select(model, fraction, example=x[:2])
+            found.append(reconstruct(LowRank().truncate(model, cut), model, cut, [x[:100], x[100:]]))
+        for name, weight in found[0].named_parameters():
+            assert torch.equal(weight, found[1].get_parameter(name))
+            assert fraction > 0.0 or torch.equal(weight, plain.get_parameter(name))
+
+
+def test_frozen_norms_keep_their_statistics():
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode=True):  # noqa: ARG002
+            return super().train(mode=False)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), Frozen(8), nn.ReLU(), nn.Linear(8, 4)).double()
+    model[1].running_mean.fill_(0.3)
+    x = _data(1, 200, (6,))
+    truncated, cut = _truncated(model, LowRank(), 0.5, x)
+    for found in (reconstruct(truncated, model, cut, [x]), recalibrate_batchnorm(model, [x])):
+        assert torch.equal(found[1].running_mean, model[1].running_mean)
+
+
 def test_the_models_run_as_often_for_many_layers_as_for_few():
     x, calls = _data(1, 90, (3, 6, 6)), []
     for norm in (nn.Identity, nn.BatchNorm2d):

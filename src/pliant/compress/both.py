@@ -59,7 +59,8 @@ class Both(Compressor):
     split: float | None = 0.5
 
     def __post_init__(self) -> None:
-        if self.split is not None and not 0.0 <= self.split <= 1.0:
+        number = isinstance(self.split, float | int) and not isinstance(self.split, bool)
+        if self.split is not None and not (number and 0.0 <= self.split <= 1.0):
             raise ValueError(f"split must lie in [0, 1], or be None, found {self.split!r}")
 
     def select(
@@ -114,7 +115,7 @@ class _PairChooser(Chooser):
             second = self.both.low_rank.select(self._without(first), fraction, example=self.example)
             return joined(self.both, first, second, fraction)
         dense = budget.measure(self.model, self.example)
-        if self.both.split is not None:
+        if self.both.split is not None and dense > 0.0:
             aim = dense * (budget.limit(dense) / dense) ** self.both.split
             try:
                 return self._within(budget, dense, self._channels.cut(budget=budget.at_most(aim)))

@@ -59,7 +59,7 @@ def recompute_statistics(
     model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module, Example], object]
 ) -> None:
     """Do in place what `recalibrate_batchnorm` does, with what `run` runs of the model on a batch."""
-    norms = [_Averaging(m) for m in model.modules() if isinstance(m, STATISTICAL) and m.running_mean is not None]
+    norms = [_Averaging(module) for module in model.modules() if has_statistics(module)]
     if not norms:
         return
     modes = [(module, module.training) for module in model.modules()]
@@ -70,6 +70,11 @@ def recompute_statistics(
         _run(model, batches, run)
     for module, mode in modes:
         module.training = mode
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Tell whether a module is a norm layer with running statistics."""
+    return isinstance(module, STATISTICAL) and module.running_mean is not None
 
 
 def measure_statistics(norm: nn.Module, parts: Iterable[Tensor]) -> None:
@@ -95,16 +100,21 @@ class _Averaging:
     @contextmanager
     def averaging(self) -> Iterator[None]:
         norm, momentum = self.norm, self.norm.momentum
+        norm.train()
+        if not norm.training:  # frozen: it keeps its statistics in training too
+            yield
+            return
         before = [buffer.clone() for buffer in norm.buffers(recurse=False)]
         norm.reset_running_stats()
-        norm.train()
         handle = norm.register_forward_pre_hook(self.weigh)
-        yield
-        handle.remove()
-        norm.momentum = momentum
-        if not self.values:
-            for buffer, old in zip(norm.buffers(recurse=False), before, strict=True):
-                buffer.copy_(old)
+        try:
+            yield
+        finally:
+            handle.remove()
+            norm.momentum = momentum
+            if not self.values:
+                for buffer, old in zip(norm.buffers(recurse=False), before, strict=True):
+                    buffer.copy_(old)
 
     def weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
         """Let the next call count by the values it holds."""

@@ -57,9 +57,9 @@ def reconstruct(
         model: truncated by `cut`, with the shapes of `reference`; left as it is.
         reference: the model before the cut; left as it is.
         cut: which atoms stay.
-        batches: what both can be called with; training data, a thousand images say. Where all of them fit into memory
-            as one batch, both models run once on that; if not, the repaired model runs twice for every layer as far as
-            that, and the reference once for several. The repaired model runs once more for running statistics.
+        batches: what both can be called with; training data, a thousand images say. Where they can be
+            taken as one batch, both models run on that, once for each part of the model whose outputs are held together
+            (256 MiB of them); if not, the repaired model runs twice for every layer as far as that.
         ridge: positive.
         rows: positions and samples that are looked at, for every column of the weight; at most all of them. A layer
             takes several matrices of columns times columns in float64 (columns are inputs times kernel size), and time
@@ -86,7 +86,7 @@ def reconstruct(
     fitted = [n for n in names if n not in constraints.held and not ignored_by(ignore, n, f"{n}.weight")]
     counts = {name: places_wanted(reference.get_submodule(name), examples, rows) for name in fitted}
     if fitted:
-        walked = walk(reference, fitted[-1], examples)
+        walked = walk(reference, fitted, examples)
         stale = _differ_elsewhere(repaired, reference, fitted)
         repair = _Repair(repaired, reference, constraints.ranks, frozenset(normed), ridge, changed=stale)
         for window in parts_of(fitted, partial(_numbers, reference, counts, samples_of(examples)), _AHEAD):
@@ -141,7 +141,8 @@ def _written(reference: nn.Module, counts: Mapping[str, int], walked: Walk) -> d
         layer = reference.get_submodule(name)
         where = drawn(places(layer, output), counts[name], generator)
         wide = torch.promote_types(output.dtype, torch.float32)
-        found[name][number] = (where, targets(layer, output, where).to(wide))
+        kept = targets(layer, output, where).to(wide, copy=True)  # what follows may write over the output itself
+        found[name][number] = (where, kept)
 
     walked.watch(reference, counts, look)
     return found

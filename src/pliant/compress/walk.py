@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pliant.compress.calibrate import STATISTICAL, measure_statistics, recompute_statistics
+from pliant.compress.calibrate import has_statistics, measure_statistics, recompute_statistics
 from pliant.compress.replay import Hook, run_until, watching
 from pliant.structure.norms import Example
 
-_MOST = 2**28  # numbers that a module writes: 1 GiB
+_MOST = 2**28  # numbers in a tensor: 1 GiB
 _ALIKE = 1e-3  # relative; sums in another order differ by less
 
 Look = Callable[[str, int, Tensor], None]  # with the name of a layer, the number of a batch and what is read or written
+
+
+class _ChangedError(Exception):
+    """A layer was changed, the first one."""
 
 
 class Visitor(ABC):
@@ -56,23 +63,23 @@ class Walk(ABC):
         """
 
 
-def walk(model: nn.Module, last: str, examples: Sequence[Example]) -> Walk:
-    """Return how a model is run on batches as far as a layer: once on all of them if it can be.
+def walk(model: nn.Module, names: Sequence[str], examples: Sequence[Example]) -> Walk:
+    """Return how a model is run on batches to visit layers: on all of them at once if it can be.
 
     It is run on one after the other, and again for every layer, if batches are more than one tensor or of different
-    shapes, if a module writes too much to be held for all samples, or if what becomes of a sample depends on what else
-    is in its batch.
+    shapes, if a tensor on the way would be too large for all samples, if what becomes of a sample depends on what else
+    is in its batch, or a norm layer with running statistics is called more than once.
 
     Args:
         model: left as it is.
-        last: the name of the layer.
+        names: of the layers, in the order in which they run.
         examples: what it can be called with.
     """
     tensors = [example if isinstance(example, Tensor) else _only(example) for example in examples]
     batches = [tensor for tensor in tensors if tensor is not None]
     if len(batches) < len(examples) or len({_kind(batch) for batch in batches}) > 1 or batches[0].ndim < _BATCHED:
         return OneByOne(examples)
-    if not len(batches[0]) or not _is_free(model, last, batches):
+    if not len(batches[0]) or not _is_free(model, names, batches):
         return OneByOne(examples)
     return AllAtOnce(torch.cat(batches), [len(batch) for batch in batches])
 
@@ -138,29 +145,43 @@ class AllAtOnce(Walk):
             run_until(model, self.whole, list(names)[-1])
 
     def visit(self, model: nn.Module, names: Sequence[str], visitor: Visitor, *, stale: bool) -> bool:
-        changed = [stale]
+        left = list(names)
+        while left:
+            stale = self._pass(model, left, visitor, stale=stale)
+        return stale
+
+    def _pass(self, model: nn.Module, left: list[str], visitor: Visitor, *, stale: bool) -> bool:
+        """Run the model once, taking layers off the list: all of them, or those as far as the first that is changed.
+
+        From the beginning again after that: the norms before it have to be measured too.
+        """
 
         def settle(name: str, _: nn.Module, arguments: tuple[object, ...]) -> None:
             if arguments and isinstance(arguments[0], Tensor):
                 for number, part in enumerate(self._parts(arguments[0])):
                     visitor.read(name, number, part)
-            changed[0] = visitor.settle(name)
+            left.remove(name)
+            if visitor.settle(name) and not stale:
+                raise _ChangedError
 
         def measure(norm: nn.Module, arguments: tuple[object, ...]) -> None:
-            if changed[0] and arguments and isinstance(arguments[0], Tensor):
+            if stale and arguments and isinstance(arguments[0], Tensor):
                 measure_statistics(norm, self._parts(arguments[0]))
 
         modules = dict(model.named_modules())
-        handles = [modules[name].register_forward_pre_hook(partial(settle, name)) for name in names]
-        norms = [norm for norm in modules.values() if isinstance(norm, STATISTICAL) and norm.running_mean is not None]
-        handles += [norm.register_forward_pre_hook(measure) for norm in norms]
-        try:
-            with watching(model, {}):
-                run_until(model, self.whole, names[-1])
-        finally:
-            for handle in handles:
-                handle.remove()
-        return changed[0]
+        last = left[-1]
+        with ExitStack() as stack:
+            for name in left:
+                stack.callback(modules[name].register_forward_pre_hook(partial(settle, name)).remove)
+            for norm in filter(has_statistics, modules.values()):
+                stack.callback(norm.register_forward_pre_hook(measure).remove)
+            stack.enter_context(watching(model, {}))
+            try:
+                run_until(model, self.whole, last)
+            except _ChangedError:
+                return True
+        left.clear()
+        return stale
 
     def _parts(self, values: Tensor) -> Sequence[Tensor]:
         """Return what belongs to each batch, of what a module reads or writes; all where that cannot be told."""
@@ -176,42 +197,78 @@ def _kind(batch: Tensor) -> object:
     return (batch.shape[1:], batch.dtype, batch.device)
 
 
-def _is_free(model: nn.Module, last: str, batches: Sequence[Tensor]) -> bool:
-    """Tell whether what is written fits into memory and, if there are several batches, depends on its sample alone."""
-    first, most = _written(model, last, batches[0])
-    if most * sum(map(len, batches)) > _MOST * len(batches[0]):
+def _is_free(model: nn.Module, names: Sequence[str], batches: Sequence[Tensor]) -> bool:
+    """Tell whether all batches fit into memory and, if there are several, are treated as one as each is alone."""
+    first = _probe(model, names, batches[0])
+    if first.largest * sum(map(len, batches)) > _MOST * len(batches[0]) or first.repeated:
         return False
     if len(batches) == 1:
         return True
-    alone = [first, _written(model, last, batches[1])[0]]
+    second = _probe(model, names, batches[1])
     try:
-        beside, _ = _written(model, last, torch.cat([*batches[:2]]))
-    except RuntimeError:  # as layers raise it: the model is made for batches of one size
+        beside = _probe(model, names, torch.cat([*batches[:2]]))
+    except Exception:  # noqa: BLE001  (each batch alone has just run: the model is made for batches of one size)
         return False
+    return all(_are_alike(one, first.traces.get(n), second.traces.get(n)) for n, one in beside.traces.items())
+
+
+def _are_alike(both: Tensor, *alone: Tensor | None) -> bool:
     found = [one for one in alone if one is not None]
-    if beside is None or len(found) < len(alone) or len(beside) != sum(map(len, found)):
+    if len(found) < len(alone) or len(both) != sum(map(len, found)):
         return False
-    parts = zip(beside.split([len(one) for one in found]), found, strict=True)
-    return all(part.shape == one.shape and _are_alike(part, one) for part, one in parts)
+    expected = torch.cat(found)
+    return float((both - expected).norm()) <= _ALIKE * float(expected.norm())
 
 
-def _are_alike(one: Tensor, other: Tensor) -> bool:
-    return float((one - other).norm()) <= _ALIKE * float(other.norm())
+@dataclass(eq=False)
+class _Probe:
+    """What a run on one batch showed.
+
+    Args:
+        largest: numbers in the largest tensor on the way.
+        traces: layer name -> two numbers for each of its samples, from which it can be told.
+        repeated: whether a norm layer with running statistics was called more than once.
+    """
+
+    largest: int
+    traces: dict[str, Tensor]
+    repeated: bool
 
 
-def _written(model: nn.Module, last: str, batch: Tensor) -> tuple[Tensor | None, int]:
-    """Return what the last layer writes, and how many numbers the module that writes most does."""
-    found: dict[str, Tensor] = {}
-    sizes = [batch.numel()]
+def _probe(model: nn.Module, names: Sequence[str], batch: Tensor) -> _Probe:
+    traces: dict[str, Tensor] = {}
+    calls: Counter[nn.Module] = Counter()
+    sizes = _Sizes(batch.numel())
 
-    def look(_: nn.Module, __: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel())
+    def trace(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        rows = output.double().reshape(len(output), -1) if output.ndim else output.double().view(1, 1)
+        traces[name] = torch.stack([rows.norm(dim=1), (rows * _ramp(rows)).sum(1)], dim=1)
 
-    def keep(_: nn.Module, __: object, output: Tensor) -> None:
-        found[last] = output.float()
+    def count(norm: nn.Module, _: object, __: object) -> None:
+        calls[norm] += 1
 
-    hooks: dict[str, Hook] = {name: look for name, _ in model.named_modules() if name}
-    with watching(model, hooks | {last: keep}):
-        run_until(model, batch, last)
-    return found.get(last), max(sizes)
+    norms = {name: count for name, module in model.named_modules() if name and has_statistics(module)}
+    with watching(model, norms | {name: partial(trace, name) for name in names}), sizes:
+        run_until(model, batch, names[-1])
+    return _Probe(sizes.largest, traces, repeated=any(times > 1 for times in calls.values()))
+
+
+def _ramp(rows: Tensor) -> Tensor:
+    return torch.linspace(-1.0, 1.0, rows.shape[1], dtype=rows.dtype, device=rows.device)
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes the size of the largest tensor that an operator returns."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = largest
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: object = None
+    ) -> object:
+        found = func(*args, **(kwargs or {}))  # type: ignore[arg-type]
+        for one in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(one, Tensor):
+                self.largest = max(self.largest, one.numel())
+        return found
