@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if archives[task.report].holds(task) or (swept(task) if over() else perform(task.recipe, task.folder, over))
     ]
     for name, one in suite.reports.items():
-        records = [record for task in tasks if task.report == name and (record := archives[name].best(task))]
+        records = [record for task in every if task.report == name and (record := archives[name].best(task))]
         if records:
             publish_study(options.output / name, study(records), title=one.title)
     left = len(tasks) - len(done)
@@ -172,14 +172,18 @@ def with_data(tasks: Iterable[Task]) -> list[Task]:
     return kept
 
 
+def rows_of(task: Task) -> list[SweepRow]:
+    """Return the cuts of a task's run so far; none if what is in its folder is a run of other settings."""
+    if not (task.folder.recipe.exists() and task.folder.sweep.exists()):
+        return []
+    same = identity(Recipe.from_yaml(task.folder.recipe)) == identity(task.recipe)
+    return rows_in(task.folder) if same else []
+
+
 def swept(task: Task) -> bool:
     """Tell whether a run that was trained here has all of its rows."""
-    return has_rows(task) and not missing(task.recipe, rows_in(task.folder))
-
-
-def has_rows(task: Task) -> bool:
-    """Tell whether a run was trained here and has any row that a report can show."""
-    return task.folder.sweep.exists() and bool(rows_in(task.folder))
+    rows = rows_of(task)
+    return bool(rows) and not missing(task.recipe, rows)
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ class Archive:
     def best(self, task: Task) -> Record | None:
         """Return what there is of a task; rows of two trainings are never mixed."""
         found = self._find(task)
-        here = rows_in(task.folder)
+        here = rows_of(task)
         if here and (found is None or cuts_left(task.recipe, here) <= cuts_left(task.recipe, found.sweep)):
             return read_record(task.folder.path)
         return found

@@ -137,6 +137,39 @@ def test_published_runs_of_other_settings_are_named_and_left_out(possible, capsy
     assert "1 of 2 runs are done" in said
 
 
+def published(report):
+    runs = [json.loads(line) for line in (report / "runs.jsonl").read_text().splitlines()]
+    return sorted((run["method"], run["seed"]) for run in runs)
+
+
+def test_what_is_not_performed_stays_in_the_report(possible, monkeypatch):
+    small, report = possible, possible / "out" / "small" / "digits"
+    file = small / "suite.yaml"
+    text = file.read_text()
+    assert ended(small) == 0
+    everything = published(report)
+    assert len(everything) == 4
+    shutil.rmtree(small / "runs")
+    assert ended(small, "--seeds", "1") == 0
+    assert published(report) == everything
+    monkeypatch.setenv("PLIANT_DATA", str(small / "nowhere"))
+    file.write_text(
+        text + f"      - {{name: far, recipe: {small}/tiny.yaml, override: [data.name=cifar100, data.root={small}]}}\n"
+    )
+    assert ended(small, "--minutes", "0") == 0
+    assert published(report) == everything
+
+
+def test_a_run_of_other_settings_in_the_folder_of_runs_is_not_taken_for_the_task(possible, capsys):
+    small = possible
+    assert ended(small, "--seeds", "1") == 0
+    file = small / "suite.yaml"
+    file.write_text(file.read_text().replace("{type: sgd}", "{type: sgd, lr: 0.01}"))
+    assert ended(small, "--seeds", "1", "--minutes", "0") == 1
+    assert "1 of 2 runs are done" in capsys.readouterr().out
+    assert published(small / "out" / "small" / "digits") == [("sfw", 0)]
+
+
 @pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"method": "sgd", "seed": 0}'])
 def test_a_damaged_archive_is_named_with_its_line(small, damage):
     assert ended(small, "--seeds", "1") == 0
