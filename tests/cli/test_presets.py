@@ -13,7 +13,7 @@ TINY = ("-o", "model.args={widths: [4, 4, 4, 4]}", "-o", "train={epochs: 1, devi
 MADE_FOR = {
     "filters": ["filters (score reconstruction)"],
     "low-rank": ["low-rank"],
-    "both": ["filters", "low-rank", "both"],
+    "both": ["filters (score reconstruction)", "low-rank", "both (score reconstruction, search closest)"],
     "sfw-filters": ["filters"],
     "sfw-low-rank": ["low-rank"],
     "sfw-both": ["filters", "low-rank", "both", "unstructured"],
