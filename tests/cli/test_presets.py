@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -48,6 +50,21 @@ def test_the_preset_for_filters_has_them_measured_and_needs_images(folder):
     assert "measured on images: reconstruct must be 1 or more, found 0" in text
     text = pliant("sweep", "runs/filters-0", "--reconstruct", "0", code=2)
     assert "measured on images: set reconstruct to a number" in text
+
+
+def test_what_is_asked_for_by_its_whole_name_is_not_searched_and_a_search_needs_images(folder):
+    pliant("train", "--preset", "both", *TINY)
+    given = ("compress", "runs/both-0", "--macs", "60%", "--reconstruct", "64", "--overwrite", "-o", "small", "-c")
+    pliant(*given, "both:reconstruction")
+    assert read_cut(folder / "small").options["split"] == 0.5
+    assert json.loads((folder / "small" / "report.json").read_text())["label"] == "both (score reconstruction)"
+    pliant(*given, "both")
+    label = json.loads((folder / "small" / "report.json").read_text())["label"]
+    assert label == "both (score reconstruction, search closest)"
+    searched = ("-o", "name=plain", "-o", "sweep.compressors=[{type: both, search: closest}]")
+    pliant("train", "--preset", "both", *TINY, *searched)
+    text = pliant("compress", "runs/plain", "--macs", "60%", "-c", "both", "--reconstruct", "0", "-o", "none", code=2)
+    assert "found on images: reconstruct must be 1 or more, found 0" in text
 
 
 def test_a_recipe_says_the_data_and_the_model_and_a_preset_the_method(folder):

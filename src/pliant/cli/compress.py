@@ -26,7 +26,7 @@ from pliant.training.compressors import candidates_of, label_of
 from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import CompressorSpec, SweepSection, is_searched, score_of
+from pliant.training.recipe_sweep import CompressorSpec, SweepSection, short_name
 from pliant.training.sweeping import chosen, measured, repair_batches
 
 FILES = ("model.safetensors", "cut.json", BLUEPRINT_FILE, "report.json", "report.png", "recipe.yaml")
@@ -175,8 +175,6 @@ def _spec(section: SweepSection, name: str, images: int) -> CompressorSpec:
     """Return the compressor of the recipe's sweep that has this name, or what the name alone says."""
     given = {"compressors": [name], "reconstruct": images}
     asked = from_mapping(SweepSection, given, source="--compressor").compressors[0]
-    score = score_of(asked)
-    same = [one for one in section.compressors if one.type == asked.type and score in {None, score_of(one)}]
-    if is_searched(asked):
-        same = [one for one in same if is_searched(one)]
+    known = [one for one in section.compressors if one.type == asked.type]
+    same = [one for one in known if name == asked.type or short_name(one) == name]
     return same[0] if same else asked

@@ -35,7 +35,8 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured, (filters|both):reconstruction, both:closest.",
+            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest. "
+            "More than one is fine.",
         ),
     ] = None,
     fractions: Annotated[

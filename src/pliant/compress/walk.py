@@ -20,7 +20,7 @@ from pliant.structure.norms import Example
 _MOST = 2**28  # numbers in a tensor: 1 GiB
 _ALIKE = 1e-3  # relative; sums in another order differ by less
 
-Look = Callable[[str, int, Tensor], None]  # with the name of a layer, the number of a batch and what is read or written
+Look = Callable[[str, int, Tensor], None]  # with the name of a layer, the number of a batch and what is written
 
 
 class _ChangedError(Exception):

@@ -115,10 +115,16 @@ def measured(run: Run, images: int, pruning: FilterPruning) -> FilterPruning:
 
 
 def chosen(run: Run, candidates: Sequence[Compressor], images: int, budget: Budget | None) -> Compressor:
-    """Return the compressor that a run's model is cut by: the only one, or the closest under a budget."""
-    batches = repair_batches(run, images)
-    if len(candidates) == 1 or budget is None or batches is None:
+    """Return the compressor that a run's model is cut by: the only one, or the closest under a budget.
+
+    Raises:
+        ValueError: if the closest is to be found on no images.
+    """
+    if len(candidates) == 1 or budget is None:
         return candidates[0]
+    batches = repair_batches(run, images)
+    if batches is None:
+        raise ValueError("search: the closest is found on images: reconstruct must be 1 or more, found 0")
     return closest(candidates, run.model, batches, budget=budget, example=run.data.example())
 
 
