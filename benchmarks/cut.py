@@ -13,14 +13,19 @@ from benchmarks.section import Bench, Section
 from benchmarks.tables import Column, Row
 from benchmarks.timing import compare
 from benchmarks.workloads import IMAGE, NETS
-from pliant import FilterPruning, LowRank, Macs, compress
+from pliant import FilterPruning, LowRank, Macs, Scheme, compress
 from pliant.compress import Both
 from pliant.compress.budgets import ByFraction
 
 _NETS = ("resnet-18", "resnet-20", "toy")
 _BATCHES = (1, 64)
 _SHARE = 0.5
-_CUTS = {"filters": FilterPruning(), "low rank": LowRank(), "both": Both()}
+_CUTS = {
+    "filters": FilterPruning(),
+    "low rank": LowRank(),
+    "low rank, spatial": LowRank(scheme=Scheme.SPATIAL),
+    "both": Both(),
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from pliant.cli import train as train_command
 from pliant.cli.main import app
-from pliant.compress import read_cut
+from pliant.compress import Scheme, compressor_of, read_cut
 from pliant.report.rows import MetricsRow, SweepRow, read_rows
 from pliant.training.compressors import SPLITS
 from pliant.training.experiment import load_run
@@ -102,6 +102,55 @@ def test_the_closest_of_several_cuts_on_request(folder):
     pliant(*given, "--fraction", "0.5", "--reconstruct", "64", "--overwrite")
     text = pliant(*given, "--macs", "60%", "--overwrite", code=2)
     assert "measured on images: set reconstruct to a number" in text
+
+
+def test_convolutions_along_one_axis_each_on_request(folder):
+    pliant("train", "tiny.yaml")
+    text = pliant("sweep", "runs/tiny-0", "-c", "low-rank:spatial", "--macs", "0.4", "--reconstruct", "64")
+    (row,) = read_rows(folder / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)[-1:]
+    assert row.compressor == "low-rank (scheme spatial) by MACs"
+    assert "--compressor low-rank:spatial --fraction 0.5 --reconstruct 64" in " ".join(text.split())
+    for name in ("low-rank:spatial", "both:reconstruction:spatial", "both:spatial:closest"):
+        given = ("-c", name, "--macs", "60%", "--reconstruct", "64")
+        pliant("compress", "runs/tiny-0", *given, "-o", "small", "--overwrite")
+        cut = read_cut(folder / "small")
+        made_by = compressor_of(cut)
+        assert getattr(made_by, "low_rank", made_by).scheme is Scheme.SPATIAL
+        assert cut.macs <= 0.6 * cut.dense_macs
+    text = pliant("compress", "runs/tiny-0", "-c", "filters:spatial", "-o", "small", "--overwrite", code=2)
+    assert "a scheme, as in low-rank:spatial, is for low-rank and both" in " ".join(text.split())
+    text = pliant("compress", "runs/tiny-0", "-c", "low-rank:l2", "-o", "small", "--overwrite", code=2)
+    assert "low-rank takes channel or spatial; a score, as in filters:l2, is for filters and both" in " ".join(
+        text.split()
+    )
+    text = pliant("compress", "runs/tiny-0", "-c", "both:l1:l2", "-o", "small", "--overwrite", code=2)
+    assert "leave one out" in " ".join(text.split())
+    pliant(
+        "compress",
+        "runs/tiny-0",
+        "-c",
+        "both:closest:reconstruction",
+        "--fraction",
+        "0",
+        "--reconstruct",
+        "9",
+        "-o",
+        "x",
+    )
+    given = ("-c", "low-rank:spatial", "--time", "1000000", "-o", "small", "--overwrite")
+    pliant("compress", "runs/tiny-0", *given)
+
+
+def test_a_name_alone_is_what_the_recipe_says_and_whole_names_are_themselves(folder):
+    pliant("train", "tiny.yaml", "-o", "sweep.compressors=['low-rank:spatial', {type: low-rank, rule: energy}]")
+    for name, scheme in {"low-rank:spatial": "SPATIAL", "low-rank": "CHANNEL", "low-rank:channel": "CHANNEL"}.items():
+        pliant("compress", "runs/tiny-0", "-c", name, "-o", "small", "--overwrite")
+        assert compressor_of(read_cut(folder / "small")).scheme is Scheme[scheme]
+    pliant("train", "tiny.yaml", "-o", "sweep.compressors=['low-rank:spatial']", "-o", "seed=1")
+    pliant("compress", "runs/tiny-1", "-c", "low-rank", "-o", "small", "--overwrite")
+    assert compressor_of(read_cut(folder / "small")).scheme is Scheme.SPATIAL
+    text = pliant("sweep", "runs/tiny-1", "-c", "low-rank", "--fractions", "0.5")
+    assert "--compressor low-rank:channel --fraction 0.5" in " ".join(text.split())
 
 
 def test_a_sweep_can_be_asked_for_more(folder):

@@ -21,6 +21,7 @@ from pliant.compress import (
     Global,
     Layers,
     LowRank,
+    Scheme,
     backward_elimination,
     compress,
     load,
@@ -33,6 +34,7 @@ from pliant.testing.compressor_laws import check_compressor
 
 COMPRESSORS = {
     "default": Both(),
+    "spatial": Both(low_rank=LowRank(scheme=Scheme.SPATIAL)),
     "options": Both(FilterPruning(scope=Global(), layers=Layers.ALL), LowRank(Energy(), minimum=2)),
 }
 

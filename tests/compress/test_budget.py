@@ -11,7 +11,7 @@ import torch
 from budgeted import FACTORIES, build
 from torch import nn
 
-from pliant.compress import Energy, FilterPruning, Global, Layers, LowRank, UnstructuredPruning, compress
+from pliant.compress import Energy, FilterPruning, Global, Layers, LowRank, Scheme, UnstructuredPruning, compress
 from pliant.compress.both import Both
 from pliant.compress.budgets import BudgetError, ByFraction, Greedy, Macs, Params
 from pliant.compress.budgets.products import products_of
@@ -20,13 +20,19 @@ from pliant.compress.compressed import output_difference
 from pliant.compress.probe import probe
 from pliant.metrics.size import size
 
-COMPRESSORS = {"filters": FilterPruning(), "rank": LowRank(), "both": Both()}
+COMPRESSORS = {
+    "filters": FilterPruning(),
+    "rank": LowRank(),
+    "both": Both(),
+    "spatial": LowRank(scheme=Scheme.SPATIAL),
+    "both-spatial": Both(low_rank=LowRank(scheme=Scheme.SPATIAL)),
+}
 SLOW = {"resnet-20", "vgg"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FACTORIES]
 PAIRS = [
     pytest.param(name, compressor, marks=[pytest.mark.slow] if name in SLOW else [], id=f"{name}-{kind}")
     for name, (kind, compressor) in product(FACTORIES, COMPRESSORS.items())
-    if (name, kind) != ("token-mixer", "rank")  # more than half of its work is in no layer
+    if name != "token-mixer" or kind not in {"rank", "spatial"}  # more than half of its work is in no layer
 ]
 BUDGETS = [Macs(0.5), Params(0.6), Macs(0.5, ByFraction())]
 
@@ -72,9 +78,10 @@ def test_no_channel_more_would_fit(name, budget):
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=repr)
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_no_rank_more_would_fit(name, budget):
+@pytest.mark.parametrize("scheme", Scheme)
+def test_no_rank_more_would_fit(scheme, name, budget):
     model, example = build(name)
-    compressor = LowRank()
+    compressor = LowRank(scheme=scheme)
     limit = budget.limit(cost(budget, model, example))
     cut = compressor.select(model, budget=budget, example=example)
     assert not cut.left_dense  # a layer that stays whole keeps its whole rank

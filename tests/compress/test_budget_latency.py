@@ -19,7 +19,7 @@ from pliant.compress.budgets import BudgetError, ByFraction, LatencyTable, Laten
 from pliant.compress.budgets.grid import Grid
 from pliant.compress.budgets.latency_table import LayerTimes
 from pliant.compress.factor import rank_of, widths
-from pliant.structure.matricise import PRUNABLE
+from pliant.structure.matricise import PRUNABLE, Scheme
 
 COMPRESSORS = {"filters": FilterPruning(), "rank": LowRank(), "both": Both()}
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4, unique=True).map(sorted).map(tuple)
@@ -104,6 +104,33 @@ def test_a_table_without_ranks_or_of_another_model_is_refused():
         LowRank().select(model, budget=LatencyTarget(0.7, short), example=example)
     with pytest.raises(BudgetError, match="must know the layer"):
         FilterPruning().select(model, budget=LatencyTarget(0.7, replace(table, layers={})), example=example)
+
+
+def test_a_table_of_other_two_layers_is_refused():
+    model, example = build("resnet")
+    spatial = LowRank(scheme=Scheme.SPATIAL)
+    table = invented(model)
+    with pytest.raises(BudgetError, match=r"measure it with ranks=True, scheme=Scheme\.SPATIAL"):
+        spatial.select(model, budget=LatencyTarget(0.7, table), example=example)
+    FilterPruning().select(model, budget=LatencyTarget(0.7, table), example=example)
+    cut = spatial.select(model, 0.8, example=example)
+    with pytest.raises(BudgetError, match=r"by Scheme\.CHANNEL alone"):
+        table.predict(spatial.realise(model, cut))
+    flat = nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2)).double()
+    lines = torch.randn(2, 30, dtype=torch.float64)
+    assert spatial.select(flat, budget=LatencyTarget(0.9, invented(flat)), example=lines).reduced()
+    with pytest.raises(ValueError, match="scheme must be one of"):
+        measure_latencies(model, example, scheme="spatial")
+
+
+@pytest.mark.slow
+def test_a_table_of_convolutions_along_one_axis_each_is_measured_and_met():
+    model, example = build("resnet")
+    spatial = LowRank(scheme=Scheme.SPATIAL)
+    table = measure_latencies(model, example, scheme=Scheme.SPATIAL, seconds=1e-4)
+    assert LatencyTable.from_json(table.to_json()) == table
+    cut = spatial.select(model, budget=LatencyTarget(0.95, table), example=example)
+    assert table.predict(spatial.realise(model, cut)) <= 0.95 * table.predict(model) * (1 + 1e-9)
 
 
 @given(rows=SIZES, columns=SIZES, data=st.data())

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pliant.compress.budgets import BudgetError, ByFraction, Greedy
 from pliant.compress.budgets.problem import Knob, Problem
 from pliant.compress.budgets.terms import Extent, LinearTerm, Split, Weight, WeightTerm
+from pliant.compress.factor import first_uses, split, split_cost
+from pliant.compress.probe import Use
+from pliant.regions import Axes
+from pliant.structure.matricise import Scheme, axes_in
 
 ALLOCATIONS = (Greedy(), ByFraction())
 
@@ -41,7 +46,8 @@ def layers_with_rank(values, shapes):
     """Unconnected linear layers whose rank is chosen."""
     knobs = [knob(f"fc{i}", row) for i, row in enumerate(values)]
     weights = [
-        Weight(f"fc{i}", (Extent(rows), Extent(cols)), 1, Split(i, 0, 1, 1, 1)) for i, (rows, cols) in enumerate(shapes)
+        Weight(f"fc{i}", (Extent(rows), Extent(cols)), 1, Split(i, Axes(), 1, 1))
+        for i, (rows, cols) in enumerate(shapes)
     ]
     return Problem(knobs, [WeightTerm(w, 1, 0) for w in weights], shares=shares_of(knobs))
 
@@ -143,7 +149,7 @@ def test_a_rank_jumps_to_where_two_layers_pay():
 
 def test_a_layer_may_lose_filters_and_rank():
     filters, rank = knob("conv", [4.0, 1.0, 0.5, 0.5]), knob("conv", [5.0, 0.2, 0.1, 0.1])
-    weight = Weight("conv", (Extent(4, ((0, one_each(4)),)), Extent(20)), 10, Split(1, 0, 1, 10, 10))
+    weight = Weight("conv", (Extent(4, ((0, one_each(4)),)), Extent(20)), 10, Split(1, Axes(), 10, 10))
     problem = Problem([filters, rank], [WeightTerm(weight, 0, 1)])
     for limit in range(problem_low := int(problem.cost(problem.smallest)), int(problem.cost(problem.largest)) + 1, 7):
         assert problem_low <= limit
@@ -152,22 +158,31 @@ def test_a_layer_may_lose_filters_and_rank():
     assert few[0] < 4 or few[1] < 4
 
 
-@pytest.mark.parametrize("out", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [(nn.Conv2d, Scheme.CHANNEL), (nn.Conv2d, Scheme.SPATIAL), (nn.ConvTranspose2d, Scheme.SPATIAL)],
+)
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
-def test_the_cost_of_two_layers_is_that_of_the_decomposition(out, groups, rank):
-    from torch import nn  # noqa: PLC0415
-
-    from pliant.compress.factor import split_cost  # noqa: PLC0415
-
-    kind = nn.ConvTranspose2d if out else nn.Conv2d
+def test_the_cost_of_two_layers_is_that_of_the_decomposition(kind, scheme, groups, rank):
     layer = kind(8, 12, 3, groups=groups)
-    weight = Weight("conv", tuple(map(Extent, layer.weight.shape)), 50, Split(0, out, groups, 50, 70))
-    parameters, macs = split_cost(layer, rank, 50, 70)
+    use = Use(calls=1, inputs=50, outputs=70, between=60, ndim=4, plain=True)
+    uses = use.entry_uses(layer)
+    weight = Weight(
+        "conv",
+        tuple(map(Extent, layer.weight.shape)),
+        uses,
+        Split(0, axes_in(scheme, layer), first_uses(layer, use, scheme), use.outputs),
+    )
+    parameters, macs = split_cost(layer, rank, use, scheme)
+    factors = split(layer, rank, scheme)
+    reads = 60 if scheme is Scheme.SPATIAL and kind is nn.Conv2d else uses
+    assert parameters == factors[0].weight.numel() + factors[1].weight.numel()
+    assert macs == factors[0].weight.numel() * reads + factors[1].weight.numel() * 70
     entries = layer.weight.numel()
-    pays = parameters < entries and macs < 50 * entries
+    pays = parameters < entries and macs < uses * entries
     assert WeightTerm(weight, 1, 0).cost([rank]) == (parameters if pays else entries)
-    assert WeightTerm(weight, 0, 1).cost([rank]) == (macs if pays else 50 * entries)
+    assert WeightTerm(weight, 0, 1).cost([rank]) == (macs if pays else uses * entries)
 
 
 def test_counts_are_multiples_where_asked():

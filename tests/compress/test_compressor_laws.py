@@ -18,6 +18,7 @@ from pliant.compress import (
     Layers,
     LowRank,
     PerLayer,
+    Scheme,
     SquaredEnergy,
     UnstructuredPruning,
 )
@@ -34,6 +35,7 @@ COMPRESSORS = {
     "rank-energy": LowRank(Energy()),
     "rank-squared": LowRank(SquaredEnergy(), layers=Layers.CONVOLUTIONS),
     "rank-error": LowRank(EqualError(), minimum=2),
+    "rank-spatial": LowRank(scheme=Scheme.SPATIAL),
     "weights": UnstructuredPruning(),
     "weights-layer": UnstructuredPruning(PerLayer()),
 }
@@ -46,7 +48,7 @@ def test_laws(compressor, architecture):
 
 
 @pytest.mark.parametrize("architecture", ["plain", "special", "transposed"])
-@pytest.mark.parametrize("name", ["filters-group-all", "rank", "weights"])
+@pytest.mark.parametrize("name", ["filters-group-all", "rank", "rank-spatial", "weights"])
 def test_laws_in_float32(name, architecture):
     check_compressor(COMPRESSORS[name], *build(architecture, torch.float32), fractions=(0.5,))
 
@@ -67,7 +69,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", ["filters", "rank", "weights"])
+@pytest.mark.parametrize("name", ["filters", "rank", "rank-spatial", "weights"])
 @pytest.mark.parametrize("model", MODELS)
 def test_laws_on_the_models_of_the_package(model, name):
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from compressible import build
@@ -13,10 +15,14 @@ from pliant.compress import (
     EqualFraction,
     Layers,
     LowRank,
+    Macs,
+    Scheme,
     SquaredEnergy,
     compress,
 )
-from pliant.compress.factor import spectrum
+from pliant.compress.compressor import compressor_of
+from pliant.compress.cut import Cut
+from pliant.compress.factor import spectrum, split, truncate_weight
 from pliant.structure.matricise import axes_of
 
 
@@ -249,3 +255,91 @@ def test_only_convolutions_on_request():
     model, example = build("plain")
     assert set(LowRank(layers=Layers.CONVOLUTIONS).select(model, 0.5, example=example).kept) == {"0", "4", "8"}
     assert _relative(model, example, LowRank(layers=Layers.CONVOLUTIONS), 0.5) < 1e-10
+
+
+KERNELS = {
+    "stride": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "two strides": lambda: nn.Conv2d(4, 6, 3, stride=(2, 3), padding=(1, 2)),
+    "dilation": lambda: nn.Conv2d(4, 6, (3, 2), dilation=(2, 3), bias=False),
+    "circular": lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
+    "reflect": lambda: nn.Conv2d(4, 6, 5, padding=(2, 1), padding_mode="reflect"),
+    "even, same": lambda: nn.Conv2d(4, 6, (2, 4), padding="same"),
+    "valid": lambda: nn.Conv2d(4, 6, 3, padding="valid"),
+    "groups": lambda: nn.Conv2d(4, 6, 3, groups=2),
+    "conv3d": lambda: nn.Conv3d(4, 6, (2, 3, 2), padding=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("kind", KERNELS)
+def test_a_spatial_rank_is_two_convolutions_along_one_part_of_the_axes_each(kind, rank):
+    torch.manual_seed(0)
+    layer = KERNELS[kind]().double()
+    x = torch.randn(2, 4, *[11] * (layer.weight.ndim - 2), dtype=torch.float64)
+    factors = split(layer, rank, Scheme.SPATIAL)
+    assert factors[0].kernel_size == (*layer.kernel_size[:-1], 1)
+    assert factors[1].kernel_size == (*[1] * (len(layer.kernel_size) - 1), layer.kernel_size[-1])
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "groups", "in_channels", "out_channels")
+    assert [getattr(factors, name) for name in names] == [getattr(layer, name) for name in names]
+    truncate_weight(layer, rank, Scheme.SPATIAL)
+    torch.testing.assert_close(factors(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_spatial_truncation_is_the_best_of_separable_kernels():
+    """Against alternating least squares on the two factors, from the layer's own slices."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3).double()
+    before = layer.weight.detach().clone()
+    truncate_weight(layer, 2, Scheme.SPATIAL)
+    best = (layer.weight - before).norm()
+    flat = before.permute(0, 3, 1, 2).reshape(12, 9)
+    left = flat[:, :2].clone()
+    for _ in range(2000):
+        right = torch.linalg.lstsq(left, flat).solution
+        left = torch.linalg.lstsq(right.T, flat.T).solution.T
+    torch.testing.assert_close(best, (left @ right - flat).norm(), rtol=1e-6, atol=0.0)
+
+
+def test_a_product_of_kernels_along_each_axis_costs_nothing_to_separate():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with torch.no_grad():
+        ranks = torch.einsum("orb,ria->oiab", torch.randn(8, 3, 3), torch.randn(3, 8, 3))
+        model[0].weight.copy_(ranks)
+    x = torch.randn(2, 8, 9, 9)
+    done = compress(model, LowRank(scheme=Scheme.SPATIAL), budget=Macs(0.35), example=x)
+    assert done.cut.kept["0"] <= 5
+    torch.testing.assert_close(done.model(x), model(x), rtol=1e-4, atol=1e-5)
+    with_channels = compress(model, LowRank(), budget=Macs(0.35), example=x)
+    assert not torch.allclose(with_channels.model(x), model(x), rtol=1e-2, atol=1e-3)
+
+
+def test_a_cut_says_by_which_scheme_it_was_made():
+    model, example = build("plain")
+    cut = LowRank(scheme=Scheme.SPATIAL).select(model, 0.9, example=example)
+    assert Cut.from_json(cut.to_json()) == cut
+    assert compressor_of(cut) == LowRank(scheme=Scheme.SPATIAL)
+    with pytest.raises(CutError, match="cut"):
+        LowRank().truncate(model, cut)
+    new = LowRank().select(model, 0.5, example=example)
+    old = replace(new, options={name: value for name, value in new.options.items() if name != "scheme"})
+    assert compressor_of(Cut.from_json(old.to_json())) == LowRank()  # of a version that knew one scheme
+    expected = LowRank().truncate(model, new).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in LowRank().truncate(model, old).state_dict().items())
+
+
+@pytest.mark.parametrize("scheme", ["spatial", None])
+def test_a_scheme_by_its_name_alone_is_refused(scheme):
+    with pytest.raises(ValueError, match=r"one of Scheme\.CHANNEL, Scheme\.SPATIAL, found"):
+        LowRank(scheme=scheme)
+
+
+def test_layers_that_return_one_number_are_cut_as_before():
+    class Mean(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).mean()
+
+    model = nn.Sequential(nn.Linear(6, 8), Mean(8, 4))
+    for scheme in Scheme:
+        assert LowRank(scheme=scheme).select(model, 0.5, example=torch.randn(3, 6)).kept["0"] == 3

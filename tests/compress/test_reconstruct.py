@@ -13,6 +13,7 @@ from pliant.compress import (
     FilterPruning,
     LowRank,
     Macs,
+    Scheme,
     TensorTrain,
     UnstructuredPruning,
     compress,
@@ -21,9 +22,11 @@ from pliant.compress import (
     reconstruct,
     sweep,
 )
+from pliant.compress.factor import split
 from pliant.models import create
 
-COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning(), Both()]
+SPATIAL = LowRank(scheme=Scheme.SPATIAL)
+COMPRESSORS = [FilterPruning(), LowRank(), SPATIAL, UnstructuredPruning(), Both(), Both(low_rank=SPATIAL)]
 
 
 def _data(seed, count, shape):
@@ -113,6 +116,54 @@ def test_the_result_is_realised_as_exactly_as_before(name, compressor):
                 gone = ~(tensor.flatten(1).any(1)[:, None] & tensor.flatten(1).any(0)).view(tensor.shape)
             assert (found.get_parameter(key)[gone] == 0.0).all(), key
     assert all(torch.equal(tensor, before[key]) for key, tensor in truncated.state_dict().items())
+
+
+@pytest.mark.parametrize("compressor", [SPATIAL, Both(low_rank=SPATIAL)], ids=["rank", "both"])
+@pytest.mark.parametrize("groups", [2, 8])
+def test_groups_with_nothing_left_are_reconstructed(groups, compressor):
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.BatchNorm2d(8))
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    with torch.no_grad():
+        model[3].weight[: 8 // groups] = 0.0
+    x = _data(2, 20, (3, 9, 9)).float()
+    for fraction in (0.3, 0.6):
+        done = compress(model, compressor, fraction, example=x, reconstruct=[x])
+        assert all(bool(value.isfinite().all()) for value in done.model.state_dict().values())
+        truncated, cut = _truncated(model, compressor, fraction, x)
+        found = reconstruct(truncated, model, cut, [x])
+        difference, largest = output_difference(found, compressor.realise(found, cut), x)
+        assert difference <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("fraction", [0.5, 0.8])
+def test_a_spatial_rank_gets_weights_as_good_as_long_descent_finds(fraction, groups):
+    """Against many steps of quasi-Newton descent on the two convolutions, begun at the singular vectors."""
+    torch.manual_seed(0)
+    first, layer = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, (3, 2), groups=groups)
+    model = nn.Sequential(first, nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(8, 2, 1)).double()
+    x = F.interpolate(_data(2, 30, (3, 5, 5)), scale_factor=2.0, mode="bilinear")  # neighbours alike, as in images
+    pruning = LowRank(ignore=("0",), scheme=Scheme.SPATIAL)
+    truncated, cut = _truncated(model, pruning, fraction, x)
+    found = reconstruct(truncated, model, cut, [x], ridge=1e-9, rows=10**6)
+    read = _inputs_of(model, "2", x)
+    wanted = layer(read).detach()
+    error = _error(found[2], read, wanted)
+    assert error < 0.7 * _error(truncated[2], read, wanted)
+    difference, largest = output_difference(found, pruning.realise(found, cut), x)
+    assert difference <= 1e-9 * largest
+    slow = split(truncated[2], cut.count("2"), Scheme.SPATIAL)
+    optimizer = torch.optim.LBFGS(slow.parameters(), max_iter=3000, line_search_fn="strong_wolfe", tolerance_change=0)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (slow(read) - wanted).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert error <= 1.05 * closure().item()
 
 
 CONVOLUTIONS = {

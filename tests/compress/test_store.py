@@ -21,6 +21,7 @@ from pliant.compress import (
     CutError,
     FilterPruning,
     LowRank,
+    Scheme,
     StoreError,
     UnstructuredPruning,
     compress,
@@ -43,7 +44,9 @@ def _never():
 
 @pytest.mark.parametrize("name", ["plain", "special", "attention"])
 @pytest.mark.parametrize(
-    "compressor", [FilterPruning(), LowRank(), UnstructuredPruning()], ids=lambda c: type(c).__name__
+    "compressor",
+    [FilterPruning(), LowRank(), LowRank(scheme=Scheme.SPATIAL), UnstructuredPruning()],
+    ids=["filters", "rank", "spatial", "weights"],
 )
 def test_a_loaded_model_is_the_saved_one(tmp_path, compressor, name):
     model, example = build(name)

@@ -7,15 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.compress import FilterPruning, LowRank, UnstructuredPruning, compress
+from pliant.compress import FilterPruning, LowRank, Scheme, UnstructuredPruning, compress
 from pliant.export import ExportError, MissingExportExtraError, to_onnx, to_torch_export
 from pliant.models import create
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-COMPRESSORS = {"filters": FilterPruning(), "low-rank": LowRank(), "unstructured": UnstructuredPruning()}
-FAST = [("lenet-5", "filters"), ("cnn-4", "low-rank")]
+COMPRESSORS = {
+    "filters": FilterPruning(),
+    "low-rank": LowRank(),
+    "spatial": LowRank(scheme=Scheme.SPATIAL),
+    "unstructured": UnstructuredPruning(),
+}
+FAST = [("lenet-5", "filters"), ("cnn-4", "low-rank"), ("cnn-4", "spatial")]
 MODELS = ["lenet-5", "cnn-4", "resnet-20", "vit"]
 ALL = [
     pytest.param(model, name, marks=[] if (model, name) in FAST else [pytest.mark.slow])

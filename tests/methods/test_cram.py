@@ -18,6 +18,7 @@ from pliant.compress import (
     Global,
     LowRank,
     PerLayer,
+    Scheme,
     UnstructuredPruning,
 )
 from pliant.methods import Around, SpectralDecay, matrix_targets
@@ -33,6 +34,7 @@ COMPRESSORS = [
     FilterPruning(score=Folded(), round_to=2),
     LowRank(),
     LowRank(rule=Energy(), minimum=2),
+    LowRank(scheme=Scheme.SPATIAL),
     UnstructuredPruning(),
     UnstructuredPruning(scope=PerLayer(), ignore=("features.0.*",)),
     Both(),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.compress import Energy, LowRank
+from pliant.compress import Energy, LowRank, Scheme
 from pliant.compress.factor import Factors
 from pliant.methods import Factored
 
@@ -24,11 +24,11 @@ class Net(nn.Module):
         return self.last(self.hidden(x.mean((2, 3))).relu())
 
 
-@pytest.fixture
-def changed():
+@pytest.fixture(params=Scheme)
+def changed(request):
     torch.manual_seed(0)
     model = Net().double().eval()
-    compressor = LowRank()
+    compressor = LowRank(scheme=request.param)
     example = torch.randn(2, 3, 12, 12, dtype=torch.float64)
     return model, Factored(compressor, compressor.select(model, 0.7, example=example)), example
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from pliant.compress import FilterPruning, LowRank, PerLayer, UnstructuredPruning
+from pliant.compress import FilterPruning, LowRank, PerLayer, Scheme, UnstructuredPruning
 from pliant.methods import Operator, RandomCut, operator_of
 from pliant.optim import SFW
 from pliant.structure import Plan
@@ -18,7 +18,7 @@ from pliant.testing import OPTIMIZER_LAWS, check_optimizer
 from pliant.testing.optimizers import finite, habits
 from pliant.testing.optimizers.case import small_model
 
-CUTS = [FilterPruning(), LowRank(), UnstructuredPruning()]
+CUTS = [FilterPruning(), LowRank(), LowRank(scheme=Scheme.SPATIAL), UnstructuredPruning()]
 EXAMPLE = torch.zeros(2, 1, 6, 6)
 
 

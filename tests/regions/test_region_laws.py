@@ -38,6 +38,7 @@ VIEWS = [
     (Entries(), LINEAR),
     (Filters(), IMAGE),
     (Singular(), LINEAR),
+    (Singular(Axes(spatial=True)), IMAGE),
     (Coupled((Filters(), Filters(), Filters())), (IMAGE, (4,), (4,))),
     (Joint((Filters(), Singular())), ((3, 2), (2, 4))),
 ]

@@ -14,6 +14,7 @@ from pliant.regions import (
     Filters,
     LowRank,
     Product,
+    Singular,
     TopK,
     group_k_support_ball,
     k_support_ball,
@@ -33,6 +34,20 @@ def every(radius):
 
 def normal(shape, seed, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def test_a_spatial_reading_has_vertices_of_its_own():
+    shape, axes = (6, 4, 3, 3), Axes(spatial=True)
+    g, x, alpha = normal(shape, 0), normal(shape, 1), torch.tensor(0.3)
+    (v,) = Ball(TopK(2), Singular(axes), 2.0).vertex(g, None)
+    dense = v.dense()
+    assert int(torch.linalg.matrix_rank(axes.to_matrices(dense)[0], rtol=1e-5)) == 2
+    assert int(torch.linalg.matrix_rank(dense.flatten(1), rtol=1e-5)) > 2
+    found = x.clone()
+    v.lerp_into(found, alpha)
+    torch.testing.assert_close(found, torch.lerp(x, dense, alpha), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="one row per filter"):
+        Filters(axes)
 
 
 @pytest.mark.parametrize("state", [None, {}], ids=["exact", "warm"])

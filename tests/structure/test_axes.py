@@ -1,11 +1,14 @@
 """Which axes the parameters of every layer type have."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from pliant.regions import Axes
 from pliant.structure import axes_of
+from pliant.structure.matricise import Scheme, axes_in
 
 CASES = [
     (nn.Linear(3, 4), {"weight": Axes(), "bias": Axes()}),
@@ -65,3 +68,53 @@ def test_the_rows_are_the_output_channels(layer):
         rows = matrices * factors.reshape(2, 3, 1)
         layer.weight.copy_(axes.from_matrices(rows, layer.weight.shape))
         torch.testing.assert_close(layer(x), before * factors.reshape(1, 6, 1, 1))
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize(("shape", "groups"), [((6, 2, 3), 1), ((6, 2, 3, 4), 2), ((4, 3, 2, 3, 5), 4)])
+def test_a_spatial_reading_takes_the_last_axis_to_the_rows(shape, groups, batch):
+    axes = Axes(groups=groups, spatial=True)
+    weight = torch.randn(*batch, *shape)
+    matrices = axes.to_matrices(weight, len(batch))
+    assert matrices.shape[len(batch) :] == axes.matrix_shape(shape)
+    assert torch.equal(axes.from_matrices(matrices, shape, len(batch)), weight)
+    flat = weight.flatten(0, len(batch))[: shape[0]] if batch else weight
+    first = matrices.flatten(0, len(batch))[:groups] if batch else matrices
+    out, last = shape[0] // groups, shape[-1]
+    for group in range(groups):
+        for channel in range(out):
+            for place in range(last):
+                row = flat[group * out + channel][..., place].flatten()
+                assert torch.equal(first[group, channel * last + place], row)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Axes(out=1, spatial=True), "out=0"),
+        (lambda: Axes(spatial=True).to_matrices(torch.randn(3, 4)), "three axes"),
+        (lambda: Axes(spatial=True).matrix_shape((5,)), "three axes"),
+    ],
+)
+def test_what_cannot_be_read_spatially_is_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "spatial"),
+    [
+        (nn.Conv2d(4, 6, 3), True),
+        (nn.Conv3d(4, 4, 2, groups=4), True),
+        (nn.Conv2d(4, 6, (1, 3)), False),
+        (nn.Conv2d(4, 6, (3, 1)), False),
+        (nn.Conv2d(4, 6, 1), False),
+        (nn.Conv1d(4, 6, 3), False),
+        (nn.Linear(3, 4), False),
+        (nn.ConvTranspose2d(4, 6, 3), False),
+    ],
+    ids=repr,
+)
+def test_convolutions_along_several_axes_are_read_spatially(layer, spatial):
+    assert axes_in(Scheme.CHANNEL, layer) == axes_of(layer, "weight")
+    assert axes_in(Scheme.SPATIAL, layer) == replace(axes_of(layer, "weight"), spatial=spatial)

@@ -121,7 +121,10 @@ def test_overrides_are_yaml_and_apply_in_order(path):
         ("sweep.compressors=[{type: filters, score: l3}]", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
         ("sweep.compressors=['filters:l3']", ["sweep.compressors.0.score: must be 'l1'", "'l3'"]),
         ("sweep.compressors=['filters:']", ["sweep.compressors.0.score: must be 'l1'", "''"]),
-        ("sweep.compressors=['low-rank:energy']", ["is for filters and both, found 'low-rank:energy'"]),
+        (
+            "sweep.compressors=['low-rank:energy']",
+            ["a score, as in filters:l2, is for filters and both: found 'energy'"],
+        ),
         ("sweep.compressors=['filters:reconstruction']", ["sweep: the score reconstruction is measured on images"]),
         (
             "method={type: random-cut, compressors: ['filters:reconstruction'], inner: {type: sgd}}",

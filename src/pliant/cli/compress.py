@@ -16,7 +16,7 @@ from pliant.cli.console import console
 from pliant.cli.errors import user_errors
 from pliant.cli.options import DataRootOption, check_one, target_of
 from pliant.cli.sweep import RunArgument
-from pliant.compress import Compressed, CompressionReport, save
+from pliant.compress import Compressed, CompressionReport, Scheme, save
 from pliant.compress import compress as cut_model
 from pliant.compress.budgets import Budget, LatencyTarget, Macs, Params, measure_latencies
 from pliant.metrics import accuracy
@@ -26,7 +26,7 @@ from pliant.training.compressors import candidates_of, label_of
 from pliant.training.experiment import Run, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import CompressorSpec, SweepSection, short_name
+from pliant.training.recipe_sweep import CompressorSpec, SweepSection, scheme_of, short_name
 from pliant.training.sweeping import chosen, measured, repair_batches
 
 FILES = ("model.safetensors", "cut.json", BLUEPRINT_FILE, "report.json", "report.png", "recipe.yaml")
@@ -43,7 +43,8 @@ def compress(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest.",
+            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest; "
+            "(low-rank|both|both:reconstruction|both:closest):spatial.",
         ),
     ] = "filters",
     fraction: Annotated[
@@ -97,7 +98,7 @@ def compress(
     )
     images, fitted = (min(count, len(loaded.data.learn)) for count in asked)
     spec = _spec(section, compressor, fitted)
-    example, budget = loaded.data.example(), _budget(loaded, limits)
+    example, budget = loaded.data.example(), _budget(loaded, limits, Scheme(scheme_of(spec) or Scheme.CHANNEL))
     candidates = candidates_of(spec, partial(measured, loaded, fitted))
     if budget is None and fraction is None:
         fraction = 0.5
@@ -124,13 +125,13 @@ def compress(
     _tell(console(), output, done, facts)
 
 
-def _budget(run: Run, limits: dict[str, float | int | None]) -> Budget | None:
+def _budget(run: Run, limits: dict[str, float | int | None], scheme: Scheme) -> Budget | None:
     if limits["macs"] is not None:
         return Macs(limits["macs"])
     if limits["params"] is not None:
         return Params(limits["params"])
     if limits["time"] is not None:
-        return LatencyTarget(limits["time"], measure_latencies(run.model, run.data.example()))
+        return LatencyTarget(limits["time"], measure_latencies(run.model, run.data.example(), scheme=scheme))
     return None
 
 
@@ -176,5 +177,5 @@ def _spec(section: SweepSection, name: str, images: int) -> CompressorSpec:
     given = {"compressors": [name], "reconstruct": images}
     asked = from_mapping(SweepSection, given, source="--compressor").compressors[0]
     known = [one for one in section.compressors if one.type == asked.type]
-    same = [one for one in known if name == asked.type or short_name(one) == name]
-    return same[0] if same else asked
+    same = [one for one in known if short_name(one) == short_name(asked)]
+    return next(iter(same or (known if name == asked.type else [])), asked)

@@ -18,7 +18,7 @@ from pliant.report.study import read_record, study
 from pliant.training.experiment import load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe_file import from_mapping
-from pliant.training.recipe_sweep import SweepSection, is_searched, short_name
+from pliant.training.recipe_sweep import SweepSection, is_decomposed, is_searched, scheme_of, short_name
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 
@@ -104,7 +104,10 @@ def sweep_folder(
         out.print(table.to_rich())
     out.print(f"Written: {folder.sweep}, table.txt, table.md, plot.png")
     best = section.compressors[0]
-    how = f"{short_name(best)} {'--macs 50%' if is_searched(best) else '--fraction 0.5'}"
+    name = short_name(best)
+    if is_decomposed(best) and scheme_of(best) is None and any(map(scheme_of, loaded.recipe.sweep.compressors)):
+        name = f"{name}:channel"  # the recipe means another one by the name alone
+    how = f"{name} {'--macs 50%' if is_searched(best) else '--fraction 0.5'}"
     images = f" --reconstruct {section.reconstruct}" if section.reconstruct else ""
     out.print(f"Next: [bold]pliant compress {folder.path} --compressor {how}{images} -o compressed[/]")
 

@@ -34,6 +34,7 @@ from pliant.compress.tensor_train import TensorTrain
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.compress.variance import match_variance
 from pliant.structure.channels.kinds import Layers
+from pliant.structure.matricise import Scheme
 
 __all__ = [
     "L1",
@@ -69,6 +70,7 @@ __all__ = [
     "PerLayer",
     "RankRule",
     "Row",
+    "Scheme",
     "Scope",
     "Score",
     "SquaredEnergy",

@@ -15,6 +15,7 @@ from pliant.compress.budgets.allocation import BudgetError
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
 from pliant.compress.budgets.terms import matrices
+from pliant.compress.budgets.weights import Ranks
 from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_request, options_of
 from pliant.compress.cut import Cut, CutError
@@ -71,14 +72,14 @@ class Both(Compressor):
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         first, second = self._parts(cut)
         copied = self.filters.truncate(model, first)
-        modules = dict(copied.named_modules())
+        modules, scheme = dict(copied.named_modules()), self.low_rank.scheme
         for name in second.reduced():
             layer, ranks, kept = modules.get(name), second.atoms[name], second.kept[name]
-            if layer is None or not is_layer(layer) or rank_of(layer) < ranks or not isinstance(kept, int):
+            if layer is None or not is_layer(layer) or rank_of(layer, scheme) < ranks or not isinstance(kept, int):
                 raise CutError(
                     f"layer {name!r}: the cut was made for a layer of rank {ranks}, the model has none there"
                 )
-            truncate_weight(layer, kept)
+            truncate_weight(layer, kept, scheme)
         return copied
 
     def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
@@ -137,15 +138,15 @@ class _PairChooser(Chooser):
         """Choose the channels that go when channels and ranks together meet a budget."""
         seen, survey, low_rank = probe(self.model, self.example), self._channels.survey, self.both.low_rank
         layers = low_rank.candidates(self.model, seen).layers
-        spectra = {name: spectrum(layer) for name, layer in layers.items()}
+        spectra = {name: spectrum(layer, low_rank.scheme) for name, layer in layers.items()}
         knobs = [*survey.knobs, *low_rank.knobs(spectra)]
         groups = len(survey.groups)
-        ranks = {name: groups + index for index, name in enumerate(layers)}
+        ranks = Ranks({name: groups + index for index, name in enumerate(layers)}, low_rank.scheme)
         plain = Scene(self.model, self.example, seen, knobs, dict(enumerate(survey.orders)), ranks)
 
         def shares(fraction: float) -> list[int]:
             channels = survey.shares(fraction)
-            limits = _rank_limits(plain, [*channels, *(0 for _ in ranks)])
+            limits = _rank_limits(plain, [*channels, *(0 for _ in ranks.knobs)])
             left = {name: values[:, : limits[name]] for name, values in spectra.items()}
             return [*channels, *low_rank.shares(left, fraction)]
 
@@ -161,10 +162,10 @@ def _(compressor: Both, model: nn.Module, example: Example) -> Chooser:
 def _rank_limits(scene: Scene, counts: Sequence[int]) -> dict[str, int]:
     """Return how large the rank of each layer can be with such counts of channels."""
     limits = {}
-    names = {knob: name for name, knob in scene.ranks.items()}
+    names = {knob: name for name, knob in scene.ranks.knobs.items()}
     for weight in scene.weights:
         if weight.split is not None:
-            _, rows, columns = matrices(weight, weight.split, counts)
+            _, rows, columns = matrices(weight, weight.split.axes, counts)
             limits[names[weight.split.knob]] = int(min(rows, columns))
     return limits
 

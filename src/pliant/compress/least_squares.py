@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pliant.compress.definite import solved
 from pliant.compress.factor import rectangle
+from pliant.compress.separable import separated
 from pliant.conjugate import conjugate_gradients
 
 _STEPS = 100
@@ -96,20 +98,40 @@ def _outer(one: Tensor, other: Tensor) -> Tensor:
     return one[..., None] * other[..., None, :]
 
 
-def fit(start: Tensor, support: Tensor, means: Means, ridge: float, rank: int | None) -> Tensor | None:
+@dataclass(frozen=True)
+class Limit:
+    """The most that the rank of each group may be.
+
+    Args:
+        rank: positive.
+        tail: how many of the columns that follow each other are read with the rows: 1, or the length of the last axis
+            in a spatial reading.
+    """
+
+    rank: int
+    tail: int = 1
+
+    def rectangle(self, filled: Tensor) -> Tensor:
+        """Return the smallest product of rows and columns, as they are read, that holds these entries."""
+        apart = filled.unflatten(-1, (-1, self.tail))
+        return (apart.any(-2, keepdim=True) & apart.any((-3, -1), keepdim=True)).flatten(-2)
+
+
+def fit(start: Tensor, support: Tensor, means: Means, ridge: float, limit: Limit | None) -> Tensor | None:
     """Return argmin_W mean |W x - y|^2 + damping |W - start|^2, over weights that are zero outside their support.
 
     The damping is `ridge` times the mean square of those entries of x that are not always zero. Where the support is
     the same for all outputs that have one, the solution is exact, also among weights of a rank: with H the Gram matrix
     and its damping, and W the solution without a limit, U the leading eigenvectors of W H W^T, it is U U^T W
-    (reduced-rank regression). For other supports it is what a hundred steps of conjugate gradients make of `start`.
+    (reduced-rank regression). For other supports it is what a hundred steps of conjugate gradients make of `start`, and
+    for spatial ranks what alternating least squares make of that.
 
     Args:
         start: zero outside the support, shape (groups, outputs, columns), float64.
         support: likewise, boolean.
         means: of what is read and what is to be written.
         ridge: positive.
-        rank: the most that each group may have, or None.
+        limit: of the rank, or None.
 
     Returns:
         likewise, or None if x is always zero, so that nothing can be said.
@@ -127,23 +149,16 @@ def fit(start: Tensor, support: Tensor, means: Means, ridge: float, rank: int | 
         columns = support.any(-2)
         inside = columns[..., None] & columns[..., None, :]
         eye = torch.eye(system.shape[-1], dtype=torch.bool, device=system.device)
-        move = _solved(torch.where(inside | eye, system, 0.0), right, damping)
+        move = solved(right, torch.where(inside | eye, system, 0.0), damping.expand(len(system)))
     else:
         move = _by_steps(system, right, support)
     found = start + move
-    if rank is None:
+    if limit is None:
         return found
-    leading = torch.linalg.eigh(found @ system @ found.mT)[1][..., -rank:]
+    if limit.tail > 1:
+        return separated(found, system, support, limit.rank, limit.tail)
+    leading = torch.linalg.eigh(found @ system @ found.mT)[1][..., -limit.rank :]
     return torch.where(support, leading @ (leading.mT @ found), 0.0)
-
-
-def _solved(system: Tensor, right: Tensor, damping: Tensor) -> Tensor:
-    """Return right system^-1, of a matrix with no eigenvalue below the damping but for rounding."""
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if not bool(failed.any()):
-        return torch.cholesky_solve(right.mT, factor).mT
-    values, vectors = torch.linalg.eigh(system)
-    return (right @ vectors / values.clamp_min(damping)[..., None, :]) @ vectors.mT
 
 
 def _by_steps(system: Tensor, right: Tensor, support: Tensor) -> Tensor:

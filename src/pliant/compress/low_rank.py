@@ -16,6 +16,7 @@ from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Knob
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.solve import solve
+from pliant.compress.budgets.weights import Ranks
 from pliant.compress.candidates import Candidates, find_candidates
 from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
@@ -26,7 +27,7 @@ from pliant.compress.ranks import EqualFraction, RankRule
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
-from pliant.structure.matricise import is_plain_layer
+from pliant.structure.matricise import Scheme, check_scheme, is_plain_layer
 from pliant.structure.norms import Example
 from pliant.structure.patterns import check_ignore
 
@@ -34,7 +35,12 @@ from pliant.structure.patterns import check_ignore
 @register
 @dataclass(frozen=True)
 class LowRank(Compressor):
-    """Keep the largest singular values of each weight, read as a matrix with one row per output channel.
+    """Keep the largest singular values of each weight, read as a matrix.
+
+    By `Scheme.CHANNEL` the matrix has one row per output channel, and a k x k convolution becomes one to fewer channels
+    and a 1 x 1 convolution. By `Scheme.SPATIAL` it has one row per output channel and place along the last axis of the
+    kernel, and the convolution becomes a k x 1 and a 1 x k one; linear layers, transposed convolutions and those of one
+    axis are read by channel. At equal cost spatial ranks lose less on convolutions that were not trained for either.
 
     The weight of a grouped convolution is one matrix per group; all get the same rank. `truncate` writes the best
     approximation of that rank (Eckart & Young) into the dense weight. `realise` replaces the layer by two plain layers
@@ -46,19 +52,24 @@ class LowRank(Compressor):
         layers: which kinds of layers are cut; by default all. Output layers never are.
         minimum: smallest rank of a layer, at least 1.
         ignore: patterns of layer names to leave whole, such as ("stages.0.*",).
+        scheme: which matrix of a convolution is cut.
 
     Raises:
-        ValueError: if `minimum` is not a positive count, or `ignore` is not a tuple of patterns.
+        ValueError: if `minimum` is not a positive count, `ignore` is not a tuple of patterns, or `scheme` is no scheme.
+
+    Reference: Jaderberg, Vedaldi, Zisserman (2014), arXiv 1405.3866, for two convolutions along one axis each.
     """
 
     rule: RankRule = field(default_factory=EqualFraction)
     layers: Layers = Layers.ALL
     minimum: int = 1
     ignore: tuple[str, ...] = ()
+    scheme: Scheme = Scheme.CHANNEL
 
     def __post_init__(self) -> None:
         PerLayer(self.minimum)
         check_ignore(self.ignore)
+        check_scheme(self.scheme)
 
     def select(
         self, model: nn.Module, fraction: float | None = None, *, budget: Budget | None = None, example: Example
@@ -68,7 +79,7 @@ class LowRank(Compressor):
     def candidates(self, model: nn.Module, seen: Probe) -> Candidates:
         """Return the layers that can be decomposed, and the others with the reason."""
         found = find_candidates(model, seen, self.layers, self.ignore)
-        refused = {name: _refusal(model, name, layer, seen) for name, layer in found.layers.items()}
+        refused = {name: self._refusal(model, name, layer, seen) for name, layer in found.layers.items()}
         return Candidates(
             layers={name: layer for name, layer in found.layers.items() if refused[name] is None},
             skipped=dict(found.skipped) | {name: reason for name, reason in refused.items() if reason is not None},
@@ -94,7 +105,7 @@ class LowRank(Compressor):
         self._check(model, cut)
         copied = copy.deepcopy(model)
         for name in cut.reduced():
-            truncate_weight(copied.get_submodule(name), cut.count(name))
+            truncate_weight(copied.get_submodule(name), cut.count(name), self.scheme)
         return copied
 
     def realise(self, model: nn.Module, cut: Cut) -> nn.Module:
@@ -103,17 +114,38 @@ class LowRank(Compressor):
         for name in cut.reduced():
             layer = copied.get_submodule(name)
             if name in cut.left_dense:
-                truncate_weight(layer, cut.count(name))
+                truncate_weight(layer, cut.count(name), self.scheme)
             else:
-                surgery.replace(copied, [name], [split(layer, cut.count(name))])
+                surgery.replace(copied, [name], [split(layer, cut.count(name), self.scheme)])
         return copied
 
     def _check(self, model: nn.Module, cut: Cut) -> None:
         modules = dict(model.named_modules())
-        check_fits(self, cut, {name: _atoms(modules.get(name)) for name in cut.atoms})
+        check_fits(self, cut, {name: self._atoms(modules.get(name)) for name in cut.atoms})
         for name, kept in cut.kept.items():
             if not isinstance(kept, int):
                 raise CutError(f"layer {name!r}: the cut must give a rank, found a list of atoms")
+
+    def _atoms(self, layer: nn.Module | None) -> int | None:
+        if layer is None or not is_plain_layer(layer) or "weight" not in dict(layer.named_parameters(recurse=False)):
+            return None
+        return rank_of(layer, self.scheme)
+
+    def _refusal(self, model: nn.Module, name: str, layer: nn.Module, seen: Probe) -> str | None:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks  # noqa: SLF001  (no public way to ask)
+        checks = (
+            (isinstance(parent, Factors), "it is a factor of a layer that was decomposed"),
+            (rank_of(layer, self.scheme) == 1, "its matrices have rank 1 already"),
+            (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
+            (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
+            (bool(hooked), "it has hooks, which a replacement would lose"),
+            (isinstance(parent, nn.TransformerEncoderLayer), "nn.TransformerEncoderLayer reads its weight directly"),
+        )
+        return next((reason for holds, reason in checks if holds), None)
+
+
+_TWO = "which two layers in its place"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,18 +169,19 @@ class RankChooser(Chooser):
                              fraction)  # fmt: skip
         knobs, numbers = self.low_rank.knobs(self._spectra), {name: i for i, name in enumerate(self._spectra)}
         shares = partial(self.low_rank.shares, self._spectra)
-        found = solve(Scene(self.model, self.example, self._seen, knobs, ranks=numbers, shares=shares), budget)
+        ranks = Ranks(numbers, self.low_rank.scheme)
+        found = solve(Scene(self.model, self.example, self._seen, knobs, ranks=ranks, shares=shares), budget)
         return replace(self._cut(found.counts, None), budget=found.record)
 
     def _cut(self, ranks: Sequence[int], fraction: float | None) -> Cut:
         kept = dict(zip(self._spectra, ranks, strict=True))
-        left_dense, fewer, cheaper = _outcome(self._found.layers, kept, self._seen)
+        left_dense, fewer, cheaper = _outcome(self._found.layers, kept, self._seen, self.low_rank.scheme)
         parameters = sum(p.numel() for p in self.model.parameters())
         return Cut(
             compressor=type(self.low_rank).__name__,
             options=options_of(self.low_rank),
             fraction=fraction,
-            atoms={name: rank_of(layer) for name, layer in self._found.layers.items()},
+            atoms={name: rank_of(layer, self.low_rank.scheme) for name, layer in self._found.layers.items()},
             kept=kept,
             skipped=self._found.skipped,
             left_dense=left_dense,
@@ -168,7 +201,7 @@ class RankChooser(Chooser):
 
     @cached_property
     def _spectra(self) -> Mapping[str, Tensor]:
-        return {name: spectrum(layer) for name, layer in self._found.layers.items()}
+        return {name: spectrum(layer, self.low_rank.scheme) for name, layer in self._found.layers.items()}
 
     @cached_property
     def _macs(self) -> int:
@@ -180,37 +213,16 @@ def _(compressor: LowRank, model: nn.Module, example: Example) -> Chooser:
     return RankChooser(compressor, model, example)
 
 
-def _atoms(layer: nn.Module | None) -> int | None:
-    if layer is None or not is_plain_layer(layer) or "weight" not in dict(layer.named_parameters(recurse=False)):
-        return None
-    return rank_of(layer)
-
-
-def _refusal(model: nn.Module, name: str, layer: nn.Module, seen: Probe) -> str | None:
-    parent = model.get_submodule(name.rpartition(".")[0])
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks  # noqa: SLF001  (no public way to ask)
-    checks = (
-        (isinstance(parent, Factors), "it is a factor of a layer that was decomposed"),
-        (rank_of(layer) == 1, "its matrices have rank 1 already"),
-        (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
-        (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
-        (bool(hooked), "it has hooks, which a replacement would lose"),
-        (isinstance(parent, nn.TransformerEncoderLayer), "nn.TransformerEncoderLayer reads its weight directly"),
-    )
-    return next((reason for holds, reason in checks if holds), None)
-
-
-_TWO = "which two layers in its place"
-
-
-def _outcome(layers: Mapping[str, nn.Module], kept: Mapping[str, int], seen: Probe) -> tuple[dict[str, str], int, int]:
+def _outcome(
+    layers: Mapping[str, nn.Module], kept: Mapping[str, int], seen: Probe, scheme: Scheme
+) -> tuple[dict[str, str], int, int]:
     """Return the layers where a split does not pay, and the parameters and MACs that the others save."""
     left_dense: dict[str, str] = {}
     fewer = cheaper = 0
     for name, layer in layers.items():
-        use, entries, atoms = seen.uses[name], layer.get_parameter("weight").numel(), rank_of(layer)
+        use, entries, atoms = seen.uses[name], layer.get_parameter("weight").numel(), rank_of(layer, scheme)
         macs = entries * use.entry_uses(layer)
-        parameters, new_macs = split_cost(layer, kept[name], use.inputs, use.outputs)
+        parameters, new_macs = split_cost(layer, kept[name], use, scheme)
         if kept[name] == atoms:
             continue
         if parameters < entries and new_macs < macs:

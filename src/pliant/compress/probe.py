@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pliant.structure.matricise import TRANSPOSED, is_layer, widths
+from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, is_layer, widths
 from pliant.structure.norms import Example, call
 from pliant.structure.outputs import outputs_of
 from pliant.structure.unfit import refuse_unfit
@@ -24,6 +24,8 @@ class Use:
         calls: how often it was called.
         inputs: positions (samples, pixels, tokens) that it read, all calls together.
         outputs: positions that it wrote.
+        between: of a convolution, positions as many as it read along the last axis and as it wrote along the others;
+            two convolutions along one axis each have these between them. 0 for other layers.
         ndim: dimensions of its output, batch and channels included.
         plain: whether every call had exactly one positional argument.
     """
@@ -31,6 +33,7 @@ class Use:
     calls: int
     inputs: int
     outputs: int
+    between: int
     ndim: int
     plain: bool
 
@@ -106,16 +109,21 @@ def _recorder(name: str, uses: dict[str, Use], emitted: list[tuple[str, Tensor, 
         emitted.append((name, output, output.grad_fn))  # an activation in place replaces grad_fn afterwards
         given = args[0] if args else next(iter(kwargs.values()))
         written, read, _ = widths(module)
-        old = uses.get(name, Use(0, 0, 0, 0, plain=True))
+        old = uses.get(name, Use(0, 0, 0, 0, 0, plain=True))
         uses[name] = Use(
             calls=old.calls + 1,
             inputs=old.inputs + given.numel() // read,
             outputs=old.outputs + output.numel() // written,
+            between=old.between + (_between(given, output) // written if isinstance(module, CONVOLUTIONS) else 0),
             ndim=output.ndim,
             plain=old.plain and len(args) == 1 and not kwargs,
         )
 
     return hook
+
+
+def _between(given: Tensor, output: Tensor) -> int:
+    return output[..., :1].numel() * given.shape[-1]
 
 
 def _heads(outputs: Iterable[Tensor], emitted: list[tuple[str, Tensor, Any]]) -> frozenset[str]:

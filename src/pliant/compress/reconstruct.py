@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from pliant.compress.calibrate import STATISTICAL, recompute_statistics
 from pliant.compress.compressor import compressor_of
 from pliant.compress.cut import Cut
-from pliant.compress.factor import rectangle
 from pliant.compress.filters import FilterPruning
-from pliant.compress.least_squares import Means, Moments, fit
+from pliant.compress.least_squares import Limit, Means, Moments, fit
 from pliant.compress.low_rank import LowRank
 from pliant.compress.observe import check_fit, observe, parts_of, places_wanted, samples_of
 from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import batches_of, check_same, labels_hint, layers_in_order
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.compress.walk import Visitor, Walk, walk
-from pliant.structure.matricise import axes_of, widths
+from pliant.structure.matricise import Scheme, axes_in, axes_of, widths
 from pliant.structure.norms import Example, call, norm_after
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 
@@ -78,7 +77,7 @@ def reconstruct(
     examples = batches_of(batches)
     check_same(model, reference)
     warn_of_unmatched(reference, ignore)
-    constraints = _Constraints.of(cut)
+    constraints = _Constraints.of(cut, reference)
     with labels_hint():
         normed = norm_after(reference, examples[0])
     repaired = copy.deepcopy(model)
@@ -101,20 +100,26 @@ class _Constraints:
     """What a cut demands beside zeros.
 
     Args:
-        ranks: layer name -> the most that each of its matrices may have.
+        ranks: layer name -> how that of its matrices is limited.
         held: names of the layers that a compressor of another kind cut.
     """
 
-    ranks: Mapping[str, int]
+    ranks: Mapping[str, Limit]
     held: frozenset[str]
 
     @classmethod
-    def of(cls, cut: Cut) -> _Constraints:
+    def of(cls, cut: Cut, model: nn.Module) -> _Constraints:
         parts = [(compressor_of(part), part) for part in cut.parts or (cut,)]
+        ranks = [(kind.scheme, part) for kind, part in parts if isinstance(kind, LowRank)]
         return cls(
-            ranks={n: part.count(n) for kind, part in parts if isinstance(kind, LowRank) for n in part.reduced()},
+            ranks={n: _limit(model.get_submodule(n), s, part.count(n)) for s, part in ranks for n in part.reduced()},
             held=frozenset(n for kind, part in parts if not isinstance(kind, _KNOWN) for n in part.reduced()),
         )
+
+
+def _limit(layer: nn.Module, scheme: Scheme, rank: int) -> Limit:
+    spatial = axes_in(scheme, layer).spatial
+    return Limit(rank, layer.get_parameter("weight").shape[-1] if spatial else 1)
 
 
 _KNOWN = (FilterPruning, LowRank, UnstructuredPruning)
@@ -164,7 +169,7 @@ class _Repair(Visitor):
 
     repaired: nn.Module
     reference: nn.Module
-    ranks: Mapping[str, int]
+    ranks: Mapping[str, Limit]
     normed: frozenset[str]
     ridge: float
     written: dict[str, _Written] = field(default_factory=dict)
@@ -200,18 +205,18 @@ class _Repair(Visitor):
 
 @torch.no_grad()
 def _refit(
-    layer: nn.Module, before: nn.Module, moments: Moments, ridge: float, rank: int | None, *, normed: bool
+    layer: nn.Module, before: nn.Module, moments: Moments, ridge: float, limit: Limit | None, *, normed: bool
 ) -> None:
     """Fit a layer's weight and bias in place."""
     weight, axes = layer.get_parameter("weight"), axes_of(layer, "weight")
     bias = dict(layer.named_parameters(recurse=False)).get("bias")
     means = moments.means(centred=normed or bias is not None)
     truncated = axes.to_matrices(weight)
-    support = (truncated != 0.0) if rank is None else rectangle(truncated != 0.0)
+    support = (truncated != 0.0) if limit is None else limit.rectangle(truncated != 0.0)
     start = axes.to_matrices(before.get_parameter("weight")).double() * support
     if not _is_missing(means, start, support, bias, weight.dtype) and torch.equal(start.to(weight.dtype), truncated):
         return
-    fitted = fit(start, support, means, ridge, rank)
+    fitted = fit(start, support, means, ridge, limit)
     if fitted is None:
         fitted = truncated.double()
     weight.copy_(axes.from_matrices(fitted, weight.shape))

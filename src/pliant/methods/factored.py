@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pliant.compress.factor import Factors
+from pliant.compress.factor import Factors, unsplit
 from pliant.compress.surgery import replace
 from pliant.methods.chain import Chain
 from pliant.methods.change import ModuleChange
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Factored(ModuleChange):
     """Layers become the two thinner ones of a cut; collapsed, W = B A for a first factor A and a second B.
+
+    The product is one of matrices in the reading of the cut's ranks, by channel or spatial.
 
     Args:
         compressor: what decomposes.
@@ -43,5 +45,7 @@ class Factored(ModuleChange):
 
 def merged(factors: nn.Module) -> nn.Module:
     """Return the one layer that does what two factors do, one after the other."""
-    chain = Chain(factors.get_submodule("0"), factors.get_submodule("1"))
-    return chain.train(factors.training).collapsed()
+    first, second = factors.get_submodule("0"), factors.get_submodule("1")
+    if max(getattr(second, "kernel_size", (1,))) > 1:
+        return unsplit(factors)
+    return Chain(first, second).train(factors.training).collapsed()

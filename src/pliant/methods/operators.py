@@ -20,7 +20,7 @@ from pliant.compress.low_rank import LowRank
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.regions.axes import Axes
 from pliant.structure.channels import removed_slices
-from pliant.structure.matricise import axes_of
+from pliant.structure.matricise import axes_in
 from pliant.structure.norms import Example, norm_after
 
 Gate = Callable[[Tensor], Tensor]
@@ -148,7 +148,7 @@ class _Ranks(Operator):
     def compress(self, fraction: float) -> Mapping[Tensor, Gate]:
         layers = [self.model.get_submodule(name) for name in self.names]
         weights = [layer.get_parameter("weight") for layer in layers]
-        axes = [axes_of(layer, "weight") for layer in layers]
+        axes = [axes_in(self.compressor.scheme, layer) for layer in layers]
         found = [decompose(one.to_matrices(weight)) for one, weight in zip(axes, weights, strict=True)]
         spectra = {name: values.cpu() for name, (_, values, _) in zip(self.names, found, strict=True)}
         ranks = self.compressor.shares(spectra, fraction)

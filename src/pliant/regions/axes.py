@@ -17,12 +17,15 @@ class Axes:
     """A weight as `groups` matrices whose rows are output channels (filters) and whose columns are their entries.
 
     The first axis of the weight is split into `groups` equal blocks; within a block the axis `out` runs over the
-    output channels and all other axes are flattened, in order, into the columns.
+    output channels and all other axes are flattened, in order, into the columns. A spatial reading takes the last axis
+    to the rows, which are then pairs of an output channel and a place along that axis: its low ranks are those of
+    two convolutions along one axis of the kernel each.
 
     | weight | shape | axes |
     |---|---|---|
     | linear | (out, in) | `Axes()` |
     | convolution, g groups | (out, in / g, *kernel) | `Axes(groups=g)` |
+    | the same, (out, last of the kernel) x (in / g, others) | (out, in / g, *kernel) | `Axes(groups=g, spatial=True)` |
     | transposed convolution | (in, out / g, *kernel) | `Axes(out=1, groups=g)` |
     | attention in-projection | (3 d, d) | `Axes(groups=3)` |
     | bias, norm scale, norm shift | (n,) | `Axes()` |
@@ -30,16 +33,20 @@ class Axes:
     Args:
         out: the axis of the output channels, 0 or positive.
         groups: number of independent blocks along axis 0, at least 1.
+        spatial: whether the last axis goes with the rows; for `out=0` and weights of three axes or more.
     """
 
     out: int = 0
     groups: int = 1
+    spatial: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.out, int) or self.out < 0:
             raise ValueError(f"out must be an axis number >= 0, found {self.out!r}")
         if not isinstance(self.groups, int) or self.groups < 1:
             raise ValueError(f"groups must be an int of at least 1, found {self.groups!r}")
+        if self.spatial and self.out:
+            raise ValueError(f"a spatial reading must have out=0, found {self.out}")
 
     def to_matrices(self, weight: Tensor, batch: int = 0) -> Tensor:
         """Return the matrices of a weight.
@@ -52,12 +59,15 @@ class Axes:
             shape (*batch, groups, rows, cols).
 
         Raises:
-            ValueError: if axis 0 cannot be split into `groups`, or there is no axis `out`.
+            ValueError: if axis 0 cannot be split into `groups`, there is no axis `out`, or none to read spatially.
         """
         shape = weight.shape[batch:]
         self._check(shape)
         if not shape:
             return weight.reshape(*weight.shape[:batch], 1, 1, 1)
+        if self.spatial:
+            blocks = weight.unflatten(batch, (self.groups, -1)).movedim(-1, batch + 2)
+            return blocks.flatten(batch + 3).flatten(batch + 1, batch + 2)
         if self.out == 0:  # nothing changes places
             return weight.reshape((*weight.shape[:batch], *self.matrix_shape(shape)))
         blocks = weight.unflatten(batch, (self.groups, -1))
@@ -67,6 +77,9 @@ class Axes:
     def from_matrices(self, matrices: Tensor, shape: Sequence[int], batch: int = 0) -> Tensor:
         """Return the weight of shape (*batch, *shape) that `to_matrices` turns into `matrices`."""
         lead = matrices.shape[:batch]
+        if self.spatial:
+            blocks = matrices.reshape(*lead, self.groups, shape[0] // self.groups, shape[-1], *shape[1:-1])
+            return blocks.movedim(batch + 2, -1).flatten(batch, batch + 1)
         if not shape or self.out == 0:
             return matrices.reshape((*lead, *shape))
         inner = [shape[0] // self.groups, *shape[1:]]
@@ -87,8 +100,8 @@ class Axes:
     def matrix_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return (groups, rows, cols) for a weight of this shape."""
         self._check(shape)
-        channels = self.channels(shape)
-        return self.groups, channels // self.groups, math.prod(shape) // channels
+        rows = self.channels(shape) * (shape[-1] if self.spatial else 1)
+        return self.groups, rows // self.groups, math.prod(shape) // rows
 
     def channels(self, shape: Sequence[int]) -> int:
         """Return the number of output channels (filters) of a weight of this shape."""
@@ -98,6 +111,8 @@ class Axes:
         return shape[0] if self.out == 0 else shape[self.out] * self.groups
 
     def _check(self, shape: Sequence[int]) -> None:
+        if self.spatial and len(shape) < 3:
+            raise ValueError(f"a spatial reading must have a weight of three axes or more, found shape {tuple(shape)}")
         if not shape and self.groups == 1:
             return
         if not shape:

@@ -175,7 +175,8 @@ class LowRank(Vertex):
     def lerp_into(self, x: Tensor, alpha: Tensor) -> None:
         weight = across(alpha, x.ndim)
         x.mul_(1 - weight)
-        if self.axes.out == 0 and x.is_contiguous():  # then the matrices are a view of the weight
+        in_order = self.axes.out == 0 and not self.axes.spatial
+        if in_order and x.is_contiguous():  # then the matrices are a view of the weight
             matrices = self.axes.to_matrices(x, self.batch).flatten(0, -3)
             left = self.left * across(alpha, self.left.ndim)
             matrices.baddbmm_(left.flatten(0, -3), self.right.flatten(0, -3))

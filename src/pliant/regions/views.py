@@ -141,6 +141,8 @@ class Filters(View):
     def __post_init__(self) -> None:
         _check_batch(self.batch)
         _check_axes(self.axes)
+        if self.axes.spatial:
+            raise ValueError("axes must have one row per filter, found a spatial reading")
 
     def count(self, *shapes: Shape) -> int:
         (shape,) = shapes

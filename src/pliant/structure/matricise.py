@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
+
 from torch import nn
 
 from pliant.regions.axes import Axes
+from pliant.spec import register
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -77,6 +81,36 @@ def axes_of(module: nn.Module, name: str) -> Axes:
     if isinstance(module, nn.RNNBase | nn.RNNCellBase) and name.startswith(("weight_ih", "weight_hh")):
         return Axes(groups=_gates(module))
     return Axes()
+
+
+@register
+class Scheme(Enum):
+    """Which matrix of a layer has a low rank, and so which two layers it becomes."""
+
+    CHANNEL = "channel"  # out x (in, kernel): the same convolution to fewer channels, then 1x1
+    SPATIAL = "spatial"  # (out, last of the kernel) x (in, the others): k x 1, then 1 x k
+
+
+def check_scheme(scheme: Scheme) -> None:
+    """Check what was given as a scheme.
+
+    Raises:
+        ValueError: if it is none, for example its name.
+    """
+    if not isinstance(scheme, Scheme):
+        raise ValueError(f"scheme must be one of {', '.join(map(str, Scheme))}, found {scheme!r}")
+
+
+def axes_in(scheme: Scheme, layer: nn.Module) -> Axes:
+    """Return how the weight of a layer is read for a decomposition.
+
+    A layer is read spatially if it is a convolution, not transposed, that is longer than one along the last axis of its
+    kernel and along another one.
+    """
+    axes = axes_of(layer, "weight")
+    if scheme is Scheme.CHANNEL or not isinstance(layer, CONVOLUTIONS):
+        return axes
+    return replace(axes, spatial=layer.kernel_size[-1] > 1 and max(layer.kernel_size[:-1], default=1) > 1)
 
 
 def _gates(module: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pliant.compress import (
@@ -18,6 +19,7 @@ from pliant.compress import (
     GroupNorm,
     LowRank,
     PerLayer,
+    Scheme,
     SquaredEnergy,
     TensorTrain,
     UnstructuredPruning,
@@ -47,6 +49,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "folded": Folded,
 }
 SCOPES: dict[str, Callable[[], Any]] = {"per-layer": PerLayer, "global": Global}
+SCHEMES: dict[str, Callable[[], Any]] = {scheme.value: partial(Scheme, scheme) for scheme in Scheme}
 READINGS: dict[str, Callable[[], Any]] = {"separate": Separate, "paired": Paired}
 RULES: dict[str, Callable[[], Any]] = {
     "equal-fraction": EqualFraction,
@@ -99,7 +102,7 @@ def _filters(spec: FilterSpec | BothSpec, measure: Measure | None) -> FilterPrun
 
 
 def _low_rank(spec: LowRankSpec | BothSpec) -> LowRank:
-    return LowRank(**_ignored(spec), **_named("rule", spec.rule, RULES))
+    return LowRank(**_ignored(spec), **_named("rule", spec.rule, RULES), **_named("scheme", spec.scheme, SCHEMES))
 
 
 def _ignored(spec: CompressorSpec) -> dict[str, Any]:

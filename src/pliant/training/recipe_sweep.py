@@ -23,10 +23,14 @@ class FilterSpec(Section):
 
 
 class LowRankSpec(Section):
-    """Low-rank decomposition: how ranks are shared out over the layers."""
+    """Low-rank decomposition: how ranks are shared out over the layers, and which matrix of a convolution has them.
+
+    By the scheme `spatial` a k x k convolution becomes k x 1 and 1 x k; `low-rank:spatial` is short for it.
+    """
 
     type: Literal["low-rank"]
     rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
+    scheme: Literal["channel", "spatial"] | None = None
     ignore: list[str] = Field(default_factory=list)
 
 
@@ -45,13 +49,14 @@ class BothSpec(Section):
     `split` says how much of a budget's reduction is made by filters, on a logarithmic scale; null for a solver. With
     `search: closest` several are tried on the images that a sweep reconstructs with, filters alone and rank alone among
     them, and the one whose outputs are closest to the whole model's is taken; `both:closest` is short for it, with
-    measured scores.
+    measured scores. `both:reconstruction:spatial` is short for measured scores and spatial ranks.
     """
 
     type: Literal["both"]
     score: Literal["l1", "l2", "group", "folded", "reconstruction"] | None = None
     scope: Literal["per-layer", "global"] | None = None
     rule: Literal["equal-fraction", "energy", "squared-energy", "equal-error"] | None = None
+    scheme: Literal["channel", "spatial"] | None = None
     split: Annotated[float, Field(ge=0, le=1)] | None = 0.5
     search: Literal["closest"] | None = None
     ignore: list[str] = Field(default_factory=list)
@@ -68,15 +73,33 @@ class UnstructuredSpec(Section):
 def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; pydantic judges it)
     if not isinstance(value, str):
         return value
-    name, colon, score = value.partition(":")
-    if colon and name not in _SCORED:
-        raise ValueError(f"a score, as in filters:l2, is for {' and '.join(_SCORED)}, found {value!r}")
-    if value == "both:closest":
-        return {"type": name, "score": "reconstruction", "search": score}
-    return {"type": name, "score": score} if colon else {"type": name}
+    name, *words = value.split(":")
+    given = {"type": name}
+    for word in words:
+        added = _meaning(name, word)
+        if any(given.get(option, meant) != meant for option, meant in added.items()):
+            raise ValueError(f"{word!r} contradicts what stands before it in {value!r}: leave one out")
+        given |= added
+    return given
+
+
+def _meaning(name: str, word: str) -> dict[str, str]:
+    """Return the options that a word behind a compressor's name stands for."""
+    if word in _SCHEMES:
+        if name not in _DECOMPOSED:
+            raise ValueError(f"a scheme, as in low-rank:spatial, is for {' and '.join(_DECOMPOSED)}, found {name!r}")
+        return {"scheme": word}
+    if name not in _SCORED:
+        allowed = f"{name} takes {' or '.join(_SCHEMES)}" if name in _DECOMPOSED else f"{name} takes no word"
+        raise ValueError(f"{allowed}; a score, as in filters:l2, is for {' and '.join(_SCORED)}: found {word!r}")
+    if (name, word) == ("both", "closest"):
+        return {"score": "reconstruction", "search": word}
+    return {"score": word}
 
 
 _SCORED = ("filters", "both")
+_DECOMPOSED = ("low-rank", "both")
+_SCHEMES = ("channel", "spatial")
 
 
 def score_of(spec: CompressorSpec) -> str | None:
@@ -95,9 +118,19 @@ def is_searched(spec: CompressorSpec) -> bool:
 
 
 def short_name(spec: CompressorSpec) -> str:
-    """Return the name that stands for a compressor with its score, other options left out: "filters:l2"."""
+    """Return the name that stands for a compressor, its score and its scheme, other options left out: "filters:l2"."""
     score = "closest" if is_searched(spec) else score_of(spec)
-    return f"{spec.type}:{score}" if score else spec.type
+    return ":".join(word for word in (spec.type, score, scheme_of(spec)) if word)
+
+
+def is_decomposed(spec: CompressorSpec) -> bool:
+    """Tell whether ranks are cut, so that there is a scheme to be chosen."""
+    return isinstance(spec, LowRankSpec | BothSpec)
+
+
+def scheme_of(spec: CompressorSpec) -> Literal["channel", "spatial"] | None:
+    """Return which matrix of a convolution is cut, None if the recipe does not say or none is."""
+    return spec.scheme if isinstance(spec, LowRankSpec | BothSpec) else None
 
 
 def _computed(spec: CompressorSpec) -> CompressorSpec:

@@ -13,8 +13,9 @@ from pliant.compress.budgets.budget import Budget, check_target
 from pliant.compress.budgets.latency_table import LatencyTable, LayerTimes
 from pliant.compress.budgets.problem import Counted, Counts, Numbers, Term
 from pliant.compress.budgets.scene import Scene
-from pliant.compress.budgets.terms import Split, Weight, matrices, pays
-from pliant.structure.matricise import axes_of
+from pliant.compress.budgets.terms import Weight, matrices, pays
+from pliant.regions.axes import Axes
+from pliant.structure.matricise import axes_in, axes_of
 from pliant.structure.norms import Example
 
 
@@ -53,9 +54,15 @@ class LatencyTarget(Budget):
                 name = weight.name.rpartition(".")[0]
                 if name not in self.table.layers:
                     raise BudgetError(f"the latency table must know the layer {name!r}: measure it on this model")
-                axes = axes_of(scene.model.get_submodule(name), "weight")
-                shape = weight.split or Split(-1, axes.out, axes.groups, 0, 0)
-                found.append(LatencyTerm(weight, shape, self.table.layers[name]))
+                layer = scene.model.get_submodule(name)
+                if weight.split is not None and weight.split.axes != axes_in(self.table.scheme, layer):
+                    wanted = scene.ranks.scheme
+                    raise BudgetError(
+                        f"the latency table must know the layer {name!r} in two by {wanted}, it knows it by "
+                        f"{self.table.scheme}: measure it with ranks=True, scheme={wanted}"
+                    )
+                axes = axes_of(layer, "weight")
+                found.append(LatencyTerm(weight, axes, self.table.layers[name]))
         return found
 
     def at_most(self, limit: float) -> Budget:
@@ -71,12 +78,12 @@ class LatencyTerm(Term):
 
     Args:
         weight: of the layer.
-        shape: which of its axes are what.
+        axes: how it is read with one row per output channel.
         times: measured.
     """
 
     weight: Weight
-    shape: Split
+    axes: Axes
     times: LayerTimes
 
     @property
@@ -84,12 +91,13 @@ class LatencyTerm(Term):
         return self.weight.knobs
 
     def cost(self, counts: Sequence[Counted]) -> float | Numbers | Counts:
-        groups, rows, _ = matrices(self.weight, self.shape, counts)
-        inputs = self.weight.extents[0 if self.shape.out else 1].of(counts)
-        sizes = (rows * groups, inputs, groups)
+        groups, outputs, _ = matrices(self.weight, self.axes, counts)
+        inputs = self.weight.extents[0 if self.axes.out else 1].of(counts)
+        sizes = (outputs * groups, inputs, groups)
         whole = self.times.undivided(*sizes)
-        if self.weight.split is None:
+        split = self.weight.split
+        if split is None:
             return whole
-        rank = np.minimum(counts[self.shape.knob], np.minimum(rows, self.weight.entries(counts) // (groups * rows)))
-        divided = self.times.divided(*sizes, rank)
-        return np.where(pays(self.weight, self.shape, counts), divided, whole)
+        _, rows, columns = matrices(self.weight, split.axes, counts)
+        divided = self.times.divided(*sizes, np.minimum(counts[split.knob], np.minimum(rows, columns)))
+        return np.where(pays(self.weight, split, counts), divided, whole)

@@ -15,7 +15,7 @@ from pliant.compress.factor import blank_factors, blank_like, rank_of
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.latency import Latency
 from pliant.structure.attention import slow_path
-from pliant.structure.matricise import is_linear, is_plain_layer, widths
+from pliant.structure.matricise import Scheme, check_scheme, is_linear, is_plain_layer, widths
 from pliant.structure.norms import Example, call
 
 _Build = Callable[[int, int], Sequence[nn.Module]]
@@ -28,6 +28,7 @@ def measure_latencies(
     example: Example,
     *,
     ranks: bool = True,
+    scheme: Scheme = Scheme.CHANNEL,
     shares: Sequence[float] = SHARES,
     threads: int | None = None,
     seconds: float = 0.01,
@@ -40,21 +41,27 @@ def measure_latencies(
         model: to be cut; it is left as it was.
         example: what it can be called with; its batch size counts.
         ranks: whether to measure the two layers that `LowRank` puts in the place of one, too.
+        scheme: of that `LowRank`.
         shares: of channels and of the rank that are measured, ascending.
         threads: of torch while measuring; None: as many as torch uses now.
         seconds: to spend at least on each size of each layer.
 
+    Raises:
+        ValueError: if `scheme` is no scheme.
+
     Reference: medians of `torch.utils.benchmark.Timer.blocked_autorange`.
     """
     whole = Latency(threads, max(0.2, 20 * seconds)).measure(model, example)
-    bench = _Bench(tuple(shares), whole.threads, seconds, {})
+    check_scheme(scheme)
+    bench = _Bench(tuple(shares), whole.threads, seconds, scheme, {})
     layers = {}
     total = 0.0
     with eval_mode(model), torch.no_grad(), slow_path():
         for name, (layer, shapes) in _calls(model, example).items():
             layers[name] = bench.times(layer, shapes, ranks=ranks)
             total += float(layers[name].undivided(*widths(layer)))
-    return LatencyTable(layers, max(0.0, whole.median - total), whole.threads, whole.dtype, whole.device, whole.shapes)
+    rest = max(0.0, whole.median - total)
+    return LatencyTable(layers, rest, whole.threads, whole.dtype, whole.device, whole.shapes, scheme)
 
 
 def _calls(model: nn.Module, example: Example) -> dict[str, tuple[nn.Module, list[tuple[int, ...]]]]:
@@ -83,6 +90,7 @@ class _Bench:
     shares: tuple[float, ...]
     threads: int
     seconds: float
+    scheme: Scheme
     known: dict[tuple[object, ...], float]
 
     def times(self, layer: nn.Module, shapes: Sequence[tuple[int, ...]], *, ranks: bool) -> LayerTimes:
@@ -96,11 +104,16 @@ class _Bench:
             return Grid(tuple(ends), tuple(others), tuple(tuple(len(shapes) * value for value in row) for row in table))
 
         whole = grid(rows, columns, lambda row, column: [_sized(layer, row, column)])
-        if not ranks or rank_of(layer) == 1:
+        deepest = rank_of(layer, self.scheme)
+        if not ranks or deepest == 1:
             return LayerTimes(grouped, whole)
-        deep, first_rows = self._sizes(rank_of(layer)), rows if grouped else columns
-        first = grid(first_rows, deep, lambda row, rank: list(blank_factors(_reading(layer, row), rank)))
-        second = grid(rows, deep, lambda row, rank: list(blank_factors(_sized(layer, row, inputs), rank)), place=1)
+
+        def factors(sized: nn.Module, rank: int) -> list[nn.Module]:
+            return list(blank_factors(sized, rank, self.scheme))
+
+        deep, first_rows = self._sizes(deepest), rows if grouped else columns
+        first = grid(first_rows, deep, lambda row, rank: factors(_reading(layer, row), rank))
+        second = grid(rows, deep, lambda row, rank: factors(_sized(layer, row, inputs), rank), place=1)
         return LayerTimes(grouped, whole, first, second)
 
     def _sizes(self, full: int) -> list[int]:

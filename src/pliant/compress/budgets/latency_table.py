@@ -13,7 +13,7 @@ from pliant.compress.budgets.allocation import BudgetError
 from pliant.compress.budgets.grid import Grid
 from pliant.compress.budgets.problem import Counted, Numbers
 from pliant.compress.factor import Factors
-from pliant.structure.matricise import widths
+from pliant.structure.matricise import Scheme, widths
 
 SCHEMA = 1
 
@@ -61,6 +61,7 @@ class LatencyTable:
         dtype: of the model.
         device: that it lay on.
         shapes: of the tensors of the example.
+        scheme: which two layers were measured in the place of one.
     """
 
     layers: Mapping[str, LayerTimes]
@@ -69,15 +70,24 @@ class LatencyTable:
     dtype: str
     device: str
     shapes: tuple[tuple[int, ...], ...]
+    scheme: Scheme = Scheme.CHANNEL
 
     def predict(self, model: nn.Module) -> float:
-        """Return the seconds of one call of the model that was measured, or of one that a cut made from it."""
+        """Return the seconds of one call of the model that was measured, or of one that a cut made from it.
+
+        Raises:
+            BudgetError: if a layer has become two others than those that were measured.
+        """
         modules = dict(model.named_modules())
-        return self.rest + sum(_seconds(times, modules[name]) for name, times in self.layers.items() if name in modules)
+        here = {name: times for name, times in self.layers.items() if name in modules}
+        for name in here:
+            _check_factors(name, modules[name], self.scheme)
+        return self.rest + sum(_seconds(times, modules[name]) for name, times in here.items())
 
     def to_json(self) -> str:
         """Return JSON text, from which `from_json` rebuilds an equal table."""
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=1, allow_nan=False)
+        data = {"schema": SCHEMA} | asdict(self) | {"scheme": self.scheme.value}
+        return json.dumps(data, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> LatencyTable:
@@ -92,9 +102,16 @@ class LatencyTable:
                 raise BudgetError(f"a latency table must have the schema {SCHEMA}: measure it again")
             layers = {name: _times(**times) for name, times in data.pop("layers").items()}
             shapes = tuple(tuple(shape) for shape in data.pop("shapes"))
-            return LatencyTable(layers=layers, shapes=shapes, **data)
+            scheme = Scheme(data.pop("scheme", Scheme.CHANNEL.value))
+            return LatencyTable(layers=layers, shapes=shapes, scheme=scheme, **data)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BudgetError(f"not a latency table: {type(error).__name__}: {error}") from error
+
+
+def _check_factors(name: str, module: nn.Module, scheme: Scheme) -> None:
+    spatial = isinstance(module, Factors) and max(getattr(module[1], "kernel_size", (1,))) > 1
+    if spatial and scheme is not Scheme.SPATIAL:
+        raise BudgetError(f"the latency table knows the layer {name!r} in two by {scheme} alone, not {Scheme.SPATIAL}")
 
 
 def _seconds(times: LayerTimes, module: nn.Module) -> float:

@@ -12,7 +12,7 @@ from pliant.compress.budgets.knobs import GroupKnob
 from pliant.compress.budgets.problem import Knob
 from pliant.compress.budgets.products import products_of
 from pliant.compress.budgets.terms import LinearTerm, Weight
-from pliant.compress.budgets.weights import weights_of
+from pliant.compress.budgets.weights import Ranks, weights_of
 from pliant.compress.probe import Probe
 from pliant.structure.norms import Example
 
@@ -27,7 +27,7 @@ class Scene:
         seen: what one run of it showed.
         knobs: channel groups and ranks.
         groups: number of a knob -> the channel group that it counts.
-        ranks: layer name -> number of the knob that counts its rank.
+        ranks: layers that can become two.
         shares: removed fraction -> counts, as the compressor itself shares out a fraction.
     """
 
@@ -36,7 +36,7 @@ class Scene:
     seen: Probe
     knobs: Sequence[Knob]
     groups: Mapping[int, GroupKnob] = field(default_factory=dict)
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=lambda: Ranks({}))
     shares: Callable[[float], Sequence[int]] | None = None
 
     @cached_property

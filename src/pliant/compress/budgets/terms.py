@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pliant.compress.budgets.problem import Counted, Counts, Numbers, Term
+from pliant.regions.axes import Axes
 
 Pays = bool | np.bool_ | NDArray[np.bool_]
 
@@ -40,16 +41,14 @@ class Split:
 
     Args:
         knob: that counts its rank.
-        out: axis of the weight that holds output channels.
-        groups: of the layer, before the cut.
-        inputs: positions that it reads in one call of the model.
-        outputs: positions that it writes.
+        axes: how its weight is read, before the cut.
+        reads: positions at which the first of the two is evaluated in one call of the model.
+        outputs: positions that the second one writes.
     """
 
     knob: int
-    out: int
-    groups: int
-    inputs: int
+    axes: Axes
+    reads: int
     outputs: int
 
 
@@ -138,22 +137,22 @@ class LinearTerm(Term):
 def split_cost(weight: Weight, split: Split, counts: Sequence[Counted]) -> tuple[Counted, Counted]:
     """Return entries and multiplications of the two factors of a weight."""
     first, second = split_entries(weight, split, counts)
-    reads = split.outputs if split.out == 0 else split.inputs
-    return first + second, first * reads + second * split.outputs
+    return first + second, first * split.reads + second * split.outputs
 
 
 def split_entries(weight: Weight, split: Split, counts: Sequence[Counted]) -> tuple[Counted, Counted]:
     """Return the entries of the first factor and of the second."""
-    groups, rows, columns = matrices(weight, split, counts)
+    groups, rows, columns = matrices(weight, split.axes, counts)
     rank: Counted = np.minimum(counts[split.knob], np.minimum(rows, columns))
     return rank * groups * columns, rank * groups * rows
 
 
-def matrices(weight: Weight, split: Split, counts: Sequence[Counted]) -> tuple[Counted, Counted, Counted]:
+def matrices(weight: Weight, axes: Axes, counts: Sequence[Counted]) -> tuple[Counted, Counted, Counted]:
     """Return how many matrices a weight is, their rows and their columns."""
     sizes = [extent.of(counts) for extent in weight.extents]
-    groups = sizes[0] * split.groups // weight.extents[0].full if split.groups > 1 else 1
-    rows = sizes[1] if split.out else sizes[0] // groups
+    groups = sizes[0] * axes.groups // weight.extents[0].full if axes.groups > 1 else 1
+    rows = sizes[1] if axes.out else sizes[0] // groups
+    rows = rows * sizes[-1] if axes.spatial else rows
     return groups, rows, weight.entries(counts) // (groups * rows)
 
 
