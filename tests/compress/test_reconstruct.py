@@ -24,6 +24,7 @@ from pliant.compress import (
 )
 from pliant.compress.factor import split
 from pliant.models import create
+from pliant.structure.matricise import axes_in
 
 SPATIAL = LowRank(scheme=Scheme.SPATIAL)
 COMPRESSORS = [FilterPruning(), LowRank(), SPATIAL, UnstructuredPruning(), Both(), Both(low_rank=SPATIAL)]
@@ -134,6 +135,23 @@ def test_groups_with_nothing_left_are_reconstructed(groups, compressor):
         found = reconstruct(truncated, model, cut, [x])
         difference, largest = output_difference(found, compressor.realise(found, cut), x)
         assert difference <= 1e-5 * largest
+
+
+def test_a_spatial_rank_stays_what_it_is_where_kernels_have_zeros_of_their_own():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3)
+    with torch.no_grad():
+        layer.weight[:2, ..., 2] = 0.0  # two filters do not look to the right
+        layer.weight[:, 1, 0] = 0.0
+    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
+    x = _data(3, 60, (4, 8, 8))
+    truncated, cut = _truncated(model, SPATIAL, 0.6, x)
+    found = reconstruct(truncated, model, cut, [x])[0].weight.detach()
+    matrices = axes_in(Scheme.SPATIAL, layer).to_matrices(found)
+    assert int(torch.linalg.matrix_rank(matrices, rtol=1e-9).max()) == cut.count("0")
+    assert not found[:2, ..., 2].any()
+    assert not found[:, 1, 0].any()
+    assert int((found != 0.0).sum()) == int((layer.weight != 0.0).sum())
 
 
 @pytest.mark.parametrize("groups", [1, 2])
