@@ -15,7 +15,7 @@ from pliant.compress import Energy, FilterPruning, Global, Layers, LowRank, Sche
 from pliant.compress.both import Both
 from pliant.compress.budgets import BudgetError, ByFraction, Greedy, Macs, Params
 from pliant.compress.budgets.products import products_of
-from pliant.compress.budgets.weights import weights_of
+from pliant.compress.budgets.weights import Ranks, weights_of
 from pliant.compress.compressed import output_difference
 from pliant.compress.probe import probe
 from pliant.metrics.size import size
@@ -238,7 +238,7 @@ def test_heads_take_their_products_with_them():
     model, example = build("vit")
     survey = FilterPruning(ignore=("*.fc1",)).survey(model, example)
     groups = dict(enumerate(survey.orders))
-    products = products_of(model, example, weights_of(model, probe(model, example), groups, {}), groups)
+    products = products_of(model, example, weights_of(model, probe(model, example), groups, Ranks({})), groups)
     shapes = []
     model.blocks[0].attention.register_forward_hook(lambda _, args, __: shapes.append(args[0].shape))
     model(example)
