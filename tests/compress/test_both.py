@@ -28,7 +28,7 @@ from pliant.compress import (
     save,
 )
 from pliant.compress.both import Both, joined
-from pliant.compress.budgets import BudgetError, Macs, Params
+from pliant.compress.budgets import BudgetError, ByFraction, Macs, Params
 from pliant.compress.factor import Factors
 from pliant.testing.compressor_laws import check_compressor
 
@@ -233,3 +233,13 @@ def test_nested_options_and_a_level_are_refused_as_by_the_parts():
     model, example = build("plain")
     with pytest.raises(ValueError, match="level"):
         Both(low_rank=LowRank(Energy(0.9))).select(model, budget=Macs(0.5), example=example)
+
+
+def test_by_fraction_channels_and_spatial_ranks_lose_the_same_share():
+    model, example = build_budgeted("resnet")
+    both = Both(low_rank=LowRank(scheme=Scheme.SPATIAL), split=None)
+    cut = both.select(model, budget=Macs(0.25, ByFraction()), example=example)
+    channels, ranks = ([1.0 - part.count(name) / part.atoms[name] for name in part.reduced()] for part in cut.parts)
+    assert len(channels) > 2
+    assert len(ranks) > 2
+    assert abs(sum(channels) / len(channels) - sum(ranks) / len(ranks)) < 0.15
