@@ -14,8 +14,12 @@ TINY = ("-o", "model.args={widths: [4, 4, 4, 4]}", "-o", "train={epochs: 1, devi
 
 MADE_FOR = {
     "filters": ["filters (score reconstruction)"],
-    "low-rank": ["low-rank"],
-    "both": ["filters (score reconstruction)", "low-rank", "both (score reconstruction, search closest)"],
+    "low-rank": ["low-rank (scheme spatial)"],
+    "both": [
+        "filters (score reconstruction)",
+        "low-rank (scheme spatial)",
+        "both (score reconstruction, scheme spatial, search closest)",
+    ],
     "sfw-filters": ["filters"],
     "sfw-low-rank": ["low-rank"],
     "sfw-both": ["filters", "low-rank", "both", "unstructured"],
@@ -60,7 +64,7 @@ def test_what_is_asked_for_by_its_whole_name_is_not_searched_and_a_search_needs_
     assert json.loads((folder / "small" / "report.json").read_text())["label"] == "both (score reconstruction)"
     pliant(*given, "both")
     label = json.loads((folder / "small" / "report.json").read_text())["label"]
-    assert label == "both (score reconstruction, search closest)"
+    assert label == "both (score reconstruction, scheme spatial, search closest)"
     searched = ("-o", "name=plain", "-o", "sweep.compressors=[{type: both, search: closest}]")
     pliant("train", "--preset", "both", *TINY, *searched)
     text = pliant("compress", "runs/plain", "--macs", "60%", "-c", "both", "--reconstruct", "0", "-o", "none", code=2)
