@@ -9,7 +9,7 @@ from pliant.training.recipe_file import RecipeError, parse
 
 PRESETS = {
     "filters": "SGD at random cuts of the filters, so that filters can go afterwards",
-    "low-rank": "SGD with a nuclear norm at random cuts of the rank, so that rank can go afterwards",
+    "low-rank": "SGD at random cuts of the spatial rank, so that rank can go afterwards",
     "both": "SGD at random cuts of filters or rank, so that both can go afterwards",
     "sfw-filters": "SFW, so that filters can go afterwards",
     "sfw-low-rank": "SFW, so that rank can go afterwards",
