@@ -14,7 +14,7 @@ from rich.markup import escape
 from pliant import atomic
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
-from pliant.cli.options import DataRootOption, check_one, target_of
+from pliant.cli.options import COMPRESSOR_NAMES, DataRootOption, check_one, target_of
 from pliant.cli.sweep import RunArgument
 from pliant.compress import Compressed, CompressionReport, Scheme, save
 from pliant.compress import compress as cut_model
@@ -43,8 +43,7 @@ def compress(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest; "
-            "(low-rank|both|both:reconstruction|both:closest):spatial.",
+            help=COMPRESSOR_NAMES,
         ),
     ] = "filters",
     fraction: Annotated[

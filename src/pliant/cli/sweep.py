@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
-from pliant.cli.options import DataRootOption, fractions_of
+from pliant.cli.options import COMPRESSOR_NAMES, DataRootOption, fractions_of
 from pliant.distributed import World, joined
 from pliant.report.rows import SweepRow
 from pliant.report.study import read_record, study
@@ -35,8 +35,7 @@ def sweep(
             "--compressor",
             "-c",
             metavar="NAME",
-            help="filters, low-rank, tensor-train, both, unstructured; (filters|both):reconstruction; both:closest. "
-            "More than one is fine.",
+            help=f"{COMPRESSOR_NAMES} More than one is fine.",
         ),
     ] = None,
     fractions: Annotated[

@@ -107,6 +107,11 @@ class Factors(nn.Sequential):
     kernel_size, stride, dilation = _joint("kernel_size", max), _joint("stride", mul), _joint("dilation", max)
     padding, padding_mode = _joint("padding", add), _of(0, "padding_mode")
 
+    @property
+    def spatial(self) -> bool:
+        """Whether each of the two goes along a part of the kernel's axes; the second is pointwise if not."""
+        return max(getattr(self[1], "kernel_size", (1,))) > 1
+
 
 def split(layer: nn.Module, rank: int, scheme: Scheme = Scheme.CHANNEL) -> Factors:
     """Return two plain layers, one after the other, with the function of `truncate_weight` at this rank.

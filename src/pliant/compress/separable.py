@@ -47,7 +47,7 @@ def separated(weights: Tensor, system: Tensor, support: Tensor, rank: int, tail:
     along, _ = _root(metric.diagonal(dim1=1, dim2=3).mean(-1))
     metric = torch.einsum("gab,gbtds,gcd->gatcs", inverse, metric, inverse)
     whole = torch.einsum("goct,gcd->godt", whole, factor)
-    aim = torch.einsum("goct,gctds->gods", whole, metric)
+    aim = _times(whole, metric)
     flat = torch.einsum("goct,gts->gosc", whole, along).flatten(1, 2)
     second = torch.linalg.eigh(flat.mT @ flat)[1][..., -rank:].mT
     for turn in range(_ROUNDS):
@@ -56,6 +56,11 @@ def separated(weights: Tensor, system: Tensor, support: Tensor, rank: int, tail:
             second = _second(first, second, aim, metric)
     found = torch.einsum("gotr,grc,gcd->godt", first, second, inverse)
     return torch.where(allowed, found, 0.0).flatten(2)
+
+
+def _times(weights: Tensor, metric: Tensor) -> Tensor:
+    """Return the product of weights, (groups, outputs, c, tail), with a metric, (groups, c, tail, c, tail)."""
+    return torch.einsum("goct,gctds->gods", weights, metric)
 
 
 def _root(metric: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,10 +88,7 @@ def _second(first: Tensor, second: Tensor, aim: Tensor, metric: Tensor) -> Tenso
     basis, second = basis.view(first.shape), triangle @ second
 
     def image(moved: Tensor) -> Tensor:
-        return torch.einsum("gosr,gods->grd", basis, _seen(torch.einsum("gotr,grc->goct", basis, moved)))
-
-    def _seen(weights: Tensor) -> Tensor:
-        return torch.einsum("goct,gctds->gods", weights, metric)
+        return torch.einsum("gosr,gods->grd", basis, _times(torch.einsum("gotr,grc->goct", basis, moved), metric))
 
     residual = torch.einsum("gosr,gods->grd", basis, aim) - image(second)
     return second + conjugate_gradients(image, residual, _STEPS)

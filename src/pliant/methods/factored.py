@@ -45,7 +45,7 @@ class Factored(ModuleChange):
 
 def merged(factors: nn.Module) -> nn.Module:
     """Return the one layer that does what two factors do, one after the other."""
-    first, second = factors.get_submodule("0"), factors.get_submodule("1")
-    if max(getattr(second, "kernel_size", (1,))) > 1:
+    if isinstance(factors, Factors) and factors.spatial:
         return unsplit(factors)
-    return Chain(first, second).train(factors.training).collapsed()
+    chain = Chain(factors.get_submodule("0"), factors.get_submodule("1"))
+    return chain.train(factors.training).collapsed()

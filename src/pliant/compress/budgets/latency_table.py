@@ -109,8 +109,7 @@ class LatencyTable:
 
 
 def _check_factors(name: str, module: nn.Module, scheme: Scheme) -> None:
-    spatial = isinstance(module, Factors) and max(getattr(module[1], "kernel_size", (1,))) > 1
-    if spatial and scheme is not Scheme.SPATIAL:
+    if isinstance(module, Factors) and module.spatial and scheme is not Scheme.SPATIAL:
         raise BudgetError(f"the latency table knows the layer {name!r} in two by {scheme} alone, not {Scheme.SPATIAL}")
 
 
