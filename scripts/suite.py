@@ -15,7 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -203,12 +203,12 @@ class Archive:
         return found is not None and not missing(task.recipe, found.sweep)
 
     def best(self, task: Task) -> Record | None:
-        """Return what there is of a task; rows of two trainings are never mixed."""
+        """Return what there is of a task, by its name there; rows of two trainings are never mixed."""
         found = self._find(task)
         here = rows_of(task)
         if here and (found is None or cuts_left(task.recipe, here) <= cuts_left(task.recipe, found.sweep)):
             return read_record(task.folder.path)
-        return found
+        return found and replace(found, recipe=found.recipe.model_copy(update={"name": task.recipe.name}))
 
     def strangers(self, tasks: Iterable[Task]) -> list[str]:
         """Return the names of runs that none of the tasks is."""

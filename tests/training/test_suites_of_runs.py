@@ -142,6 +142,18 @@ def published(report):
     return sorted((run["method"], run["seed"]) for run in runs)
 
 
+def test_published_runs_go_by_the_name_that_the_suite_has_for_them_now(possible):
+    small, report = possible, possible / "out" / "small" / "digits"
+    assert ended(small, "--seeds", "1") == 0
+    file = small / "suite.yaml"
+    file.write_text(file.read_text().replace("name: sgd,", "name: plain,"))
+    shutil.rmtree(small / "runs")
+    assert ended(small, "--seeds", "1", "--minutes", "0") == 0
+    assert published(report) == [("plain", 0), ("sfw", 0)]
+    rows = [json.loads(line)["method"] for line in (report / "rows.jsonl").read_text().splitlines()]
+    assert set(rows) == {"plain", "sfw"}
+
+
 def test_what_is_not_performed_stays_in_the_report(possible, monkeypatch):
     small, report = possible, possible / "out" / "small" / "digits"
     file = small / "suite.yaml"
