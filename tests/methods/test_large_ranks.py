@@ -1,13 +1,15 @@
 """Ranks of large matrices are cut by subspace iteration: nearly the best approximation, everything else as ever."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from pliant.compress import EqualError, LowRank, Scheme
+from pliant.compress import EqualError, EqualFraction, LowRank, Scheme
 from pliant.methods import operator_of
+from pliant.spec import register
 
 EXAMPLE = torch.zeros(1, 96, 5, 5)
 LAYERS = {
@@ -48,15 +50,42 @@ def test_it_is_nearly_the_best_approximation_of_its_rank(name, trained):
     torch.testing.assert_close(again[1].weight, model[1].weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("fraction", [0.85, 0.5], ids=["iterated", "decomposed"])
+@pytest.mark.parametrize("rank", [None, 5], ids=["full", "deficient"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_its_gate_is_a_projection_that_keeps_the_cut_weight(name):
+def test_its_gate_is_a_projection_that_keeps_the_cut_weight(name, rank, fraction):
     model = net(name, trained=False)
-    gates = operator_of(LowRank(scheme=Scheme.SPATIAL), model, EXAMPLE).compress(0.85)
     weight = model[1].weight
+    if rank is not None:
+        with torch.no_grad():
+            left, values, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+            weight.copy_((left[:, :rank] * values[:rank] @ right[:rank]).view_as(weight))
+    gates = operator_of(LowRank(scheme=Scheme.SPATIAL), model, EXAMPLE).compress(fraction)
     gate, gradient = gates[weight], torch.randn(weight.shape)
     torch.testing.assert_close(gate(weight.detach()), weight.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gate(gate(gradient)), gate(gradient), rtol=1e-4, atol=1e-4)
     assert gate(gradient).norm() < 0.9 * gradient.norm()
+
+
+def test_autocast_does_not_make_a_cut_coarser():
+    first, second = (net("square", trained=True) for _ in range(2))
+    compressor = LowRank(scheme=Scheme.SPATIAL)
+    operator_of(compressor, first, EXAMPLE).compress(0.85)
+    with torch.autocast("cpu", torch.bfloat16):
+        operator_of(compressor, second, EXAMPLE).compress(0.85)
+    assert torch.equal(first[1].weight, second[1].weight)
+
+
+def test_rows_of_zeros_stay_zero_and_layers_that_lose_nothing_stay_as_they_are():
+    model = net("square", trained=False)
+    with torch.no_grad():
+        model[1].weight[3] = 0.0
+    before = copy.deepcopy(model)
+    gates = operator_of(LowRank(scheme=Scheme.SPATIAL, minimum=80), model, EXAMPLE).compress(0.9)
+    assert list(gates) == [model[0].weight, model[1].weight]
+    assert torch.equal(model[3].weight, before[3].weight)
+    assert not model[1].weight[3].any()
+    assert not operator_of(LowRank(scheme=Scheme.SPATIAL), model, EXAMPLE).compress(0.0)
 
 
 def test_it_depends_on_nothing_but_the_weights():
@@ -78,3 +107,40 @@ def test_where_values_are_needed_or_few_go_it_is_the_best(rule, fraction):
     best = compressor.truncate(model, cut)
     operator_of(compressor, model, EXAMPLE).compress(fraction)
     torch.testing.assert_close(model[1].weight, best[1].weight, rtol=1e-4, atol=1e-6)
+
+
+@register
+@dataclass(frozen=True)
+class Tall(EqualFraction):
+    """A rule that looks at the values, of a kind that does not."""
+
+    def ranks(self, spectra, fraction, minimum):
+        return [tall(values) if fraction else max(minimum, values.shape[-1]) for values in spectra]
+
+
+@register
+class TallAlone(LowRank):
+    """A compressor that shares out in a way of its own."""
+
+    def shares(self, spectra, fraction):
+        return [tall(values) if fraction else values.shape[-1] for values in spectra.values()]
+
+
+def tall(values):
+    return max(1, int((values.sum(0) > 0.5 * values.max()).sum()))
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [LowRank(rule=Tall(), scheme=Scheme.SPATIAL), TallAlone(scheme=Scheme.SPATIAL)],
+    ids=["rule", "compressor"],
+)
+def test_kinds_of_others_see_the_values(compressor):
+    model = net("square", trained=True)
+    before = model[1].weight.detach().clone()
+    operator_of(compressor, model, EXAMPLE).compress(0.85)
+    left, values, right = torch.linalg.svd(before.permute(0, 3, 1, 2).reshape(288, 288))
+    rank = int((values > 0.5 * values[0]).sum())
+    best = (left[:, :rank] * values[:rank] @ right[:rank]).view(96, 3, 96, 3).permute(0, 2, 3, 1)
+    assert rank < 43
+    torch.testing.assert_close(model[1].weight.detach(), best, rtol=1e-3, atol=1e-6)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pliant.compress.probe import Use
 from pliant.compress.surgery import in_format_of
+from pliant.compress.truncation import decompose, truncated
 from pliant.regions.axes import Axes
 from pliant.structure.matricise import (
     CONVOLUTIONS,
@@ -45,21 +46,9 @@ def rank_of(layer: nn.Module, scheme: Scheme = Scheme.CHANNEL) -> int:
 def truncate_weight(layer: nn.Module, rank: int, scheme: Scheme = Scheme.CHANNEL) -> None:
     """Replace a layer's weight, in place, by its best approximation of a rank; rows and columns of zeros stay zero."""
     weight = layer.get_parameter("weight")
-    matrices = _matrices(layer, scheme)
-    left, values, right = decompose(matrices)
-    best = (left[..., :rank] * values[..., None, :rank]) @ right[..., :rank, :]
-    best = torch.where(rectangle(matrices != 0.0), best, 0.0)  # not what rounding made of zeros
+    best = truncated(_matrices(layer, scheme), rank).matrices
     with torch.no_grad():
         weight.copy_(axes_in(scheme, layer).from_matrices(best, weight.shape))
-
-
-def rectangle(filled: Tensor) -> Tensor:
-    """Return, for each matrix, the smallest product of a set of rows and one of columns that holds these entries.
-
-    Args:
-        filled: boolean, shape (..., rows, columns).
-    """
-    return filled.any(-1)[..., None] & filled.any(-2)[..., None, :]
 
 
 def split_cost(layer: nn.Module, rank: int, use: Use, scheme: Scheme = Scheme.CHANNEL) -> tuple[int, int]:
@@ -220,30 +209,3 @@ def _move_bias(old: nn.Module, new: nn.Module) -> None:
 
 def _matrices(layer: nn.Module, scheme: Scheme) -> Tensor:
     return axes_in(scheme, layer).to_matrices(layer.get_parameter("weight").detach())
-
-
-def decompose(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return left (g, rows, n), values (g, n) descending, right (g, n, cols), in float64.
-
-    float64 gets a full SVD. For lower precision the eigenvectors of the Gram matrix on the short side, in float64, are
-    exact enough (singular values down to 1e-8 of the largest) and an order of magnitude faster.
-    """
-    wide = matrices.double()
-    if matrices.dtype == torch.float64:
-        left, values, right = torch.linalg.svd(wide, full_matrices=False)
-        return left, values, right
-    if wide.shape[-2] > wide.shape[-1]:
-        right, values, left = _decompose_wide(wide.mT)
-        return left.mT, values, right.mT
-    return _decompose_wide(wide)
-
-
-def _decompose_wide(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    left = torch.linalg.eigh(matrices @ matrices.mT)[1].flip(-1)
-    scaled = left.mT @ matrices
-    values = scaled.norm(dim=-1)
-    order = values.argsort(dim=-1, descending=True, stable=True)
-    left = left.gather(-1, order[..., None, :].expand_as(left))
-    scaled = scaled.gather(-2, order[..., None].expand_as(scaled))
-    values = values.gather(-1, order)
-    return left, values, torch.where(values[..., None] > 0, scaled / values.clamp_min(1e-300)[..., None], 0.0)

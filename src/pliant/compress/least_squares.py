@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pliant.compress.definite import solved
-from pliant.compress.factor import rectangle
 from pliant.compress.separable import separated
+from pliant.compress.truncation import rectangle
 from pliant.conjugate import conjugate_gradients
 
 _STEPS = 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +16,7 @@ _TOLERANCE = 1e-12  # a level that a rank meets exactly must not fail by roundin
 
 
 class RankRule(ABC):
-    """From the layers' singular values to their ranks.
-
-    A kind whose ranks follow from how many singular values there are, whatever they are, says so in `by_number`.
-    """
-
-    by_number: ClassVar = False
+    """From the layers' singular values to their ranks."""
 
     @abstractmethod
     def ranks(self, spectra: Sequence[Tensor], fraction: float | None, minimum: int) -> list[int]:
@@ -42,8 +36,6 @@ class RankRule(ABC):
 @dataclass(frozen=True)
 class EqualFraction(RankRule):
     """Every layer loses the same fraction of its rank."""
-
-    by_number: ClassVar = True
 
     def ranks(self, spectra: Sequence[Tensor], fraction: float | None, minimum: int) -> list[int]:
         _check_request("EqualFraction", fraction, None)

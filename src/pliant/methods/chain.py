@@ -9,8 +9,9 @@ from functools import reduce
 from torch import Tensor, nn
 
 from pliant.compress.candidates import shared_layers
-from pliant.compress.factor import blank_factors, blank_like, decompose
+from pliant.compress.factor import blank_factors, blank_like
 from pliant.compress.surgery import in_format_of, replace
+from pliant.compress.truncation import decompose
 from pliant.structure.copies import fresh_copy
 from pliant.structure.matricise import PRUNABLE, axes_of, widths
 from pliant.structure.rules import ignored, matrix_layers
