@@ -11,6 +11,7 @@ from pliant.regions.orthogonal import orthonormal_columns
 from pliant.regions.subspace import EXTRA, follow
 
 _LARGE = 256  # a short side from which on a full decomposition takes longer, if at most a quarter of the rank stays
+_ROUNDING = 1e-6  # of the largest singular value: the vectors of smaller ones need not be orthonormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,9 @@ class Truncation:
         """Return the leading terms of the singular value decomposition of matrices, as `decompose` returns it."""
         left, values, right = left[..., :rank], values[..., None, :rank], right[..., :rank, :]
         near = torch.where(rectangle(matrices != 0.0), left * values @ right, 0.0)  # not what rounding made of zeros
-        # Vectors of values that are rounding need not be orthonormal.
-        return cls(near, orthonormal_columns(left), orthonormal_columns(right.mT).mT)
+        if (values.amin(-1) <= _ROUNDING * values.amax(-1)).any():
+            left, right = orthonormal_columns(left), orthonormal_columns(right.mT).mT
+        return cls(near, left, right)
 
     @classmethod
     def within(cls, matrices: Tensor, left: Tensor) -> Truncation:
