@@ -70,6 +70,9 @@ class Task:
 
 def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> bool:
     """Train a run and sweep it, as far as that is not done; return whether nothing is left that can be done."""
+    if is_taken(folder, recipe):
+        print(f"left out: {folder.path} holds a run of other settings; move it away to train this one", flush=True)
+        return False
     if not complete(recipe, folder, stop=stop):
         return False
     if sections := missing(recipe, rows_in(folder)):
@@ -174,10 +177,13 @@ def with_data(tasks: Iterable[Task]) -> list[Task]:
 
 def rows_of(task: Task) -> list[SweepRow]:
     """Return the cuts of a task's run so far; none if what is in its folder is a run of other settings."""
-    if not (task.folder.recipe.exists() and task.folder.sweep.exists()):
-        return []
-    same = identity(Recipe.from_yaml(task.folder.recipe)) == identity(task.recipe)
-    return rows_in(task.folder) if same else []
+    begun = task.folder.recipe.exists() and task.folder.sweep.exists()
+    return rows_in(task.folder) if begun and not is_taken(task.folder, task.recipe) else []
+
+
+def is_taken(folder: RunFolder, recipe: Recipe) -> bool:
+    """Tell whether there is a run of other settings in a folder."""
+    return folder.recipe.exists() and identity(Recipe.from_yaml(folder.recipe)) != identity(recipe)
 
 
 def swept(task: Task) -> bool:

@@ -180,6 +180,10 @@ def test_a_run_of_other_settings_in_the_folder_of_runs_is_not_taken_for_the_task
     assert ended(small, "--seeds", "1", "--minutes", "0") == 1
     assert "1 of 2 runs are done" in capsys.readouterr().out
     assert published(small / "out" / "small" / "digits") == [("sfw", 0)]
+    assert ended(small, "--seeds", "1") == 1
+    said = capsys.readouterr().out
+    assert "sgd-0 holds a run of other settings" in said
+    assert "1 of 2 runs are done" in said
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", "[]", '{"method": "sgd", "seed": 0}'])
