@@ -69,8 +69,9 @@ def nearly_truncated(matrices: Tensor, rank: int) -> Truncation:
     if matrices.shape[-2] > matrices.shape[-1]:
         return nearly_truncated(matrices.mT, rank).mT
     wide = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
-    found = follow(wide[:, None], rank, {}, rough=False)  # each group for itself
-    return Truncation.within(wide, found.left[:, 0, :, :rank])
+    with torch.autocast(wide.device.type, enabled=False):
+        found = follow(wide[:, None], rank, {}, rough=False)  # each group for itself
+        return Truncation.within(wide, found.left[:, 0, :, :rank])
 
 
 def rectangle(filled: Tensor) -> Tensor:

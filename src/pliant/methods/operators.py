@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
@@ -156,9 +155,7 @@ class _Ranks(Operator):
         axes = [axes_in(self.compressor.scheme, layer) for layer in layers]
         matrices = [one.to_matrices(weight) for one, weight in zip(axes, weights, strict=True)]
         gates: dict[Tensor, Gate] = {}
-        with torch.autocast(weights[0].device.type, enabled=False) if weights else nullcontext():
-            truncations = list(self._truncations(matrices, fraction))
-        for weight, one, near in zip(weights, axes, truncations, strict=True):
+        for weight, one, near in zip(weights, axes, self._truncations(matrices, fraction), strict=True):
             if near is not None:
                 weight.copy_(one.from_matrices(near.matrices, weight.shape))
                 gates[weight] = _Tangent(one, near.left.to(weight.dtype), near.right.to(weight.dtype))
