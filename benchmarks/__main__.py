@@ -26,6 +26,7 @@ from benchmarks.memory import Memory
 from benchmarks.oracle import Oracle
 from benchmarks.overhead import Overhead
 from benchmarks.quality import Quality
+from benchmarks.repair import Repair
 from benchmarks.section import Bench, Level, Section, measure
 from benchmarks.share import Share
 from benchmarks.step import Step
@@ -43,6 +44,7 @@ SECTIONS: tuple[Section, ...] = (
     Oracle(),
     Memory(),
     Quality(),
+    Repair(),
     CutModels(),
     Sweeps(),
 )

@@ -58,7 +58,7 @@ def reconstruct(
         cut: which atoms stay.
         batches: what both can be called with; training data, a thousand images say. Where they can be
             taken as one batch, both models run on that, once for each part of the model whose outputs are held together
-            (256 MiB of them); if not, the repaired model runs twice for every layer as far as that.
+            (1 GiB of them); if not, the repaired model runs twice for every layer as far as that.
         ridge: positive.
         rows: positions and samples that are looked at, for every column of the weight; at most all of them. A layer
             takes several matrices of columns times columns in float64 (columns are inputs times kernel size), and time
@@ -127,7 +127,7 @@ _SEED = 0  # of the positions that are looked at
 _SAME = 1e-5  # relative; less is rounding
 
 
-_AHEAD = 2**26  # numbers: 256 MiB
+_AHEAD = 2**28  # numbers: 1 GiB
 
 _Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
 

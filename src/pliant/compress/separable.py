@@ -9,6 +9,7 @@ from pliant.compress.definite import root, solved
 from pliant.conjugate import conjugate_gradients
 
 _ROUNDS = 8
+_ENOUGH = 5e-3  # of what is left: a round that gains less is the last
 _STEPS = 10
 _LEAST = 1e-10  # of a mean square: below it is rounding
 
@@ -50,10 +51,14 @@ def separated(weights: Tensor, system: Tensor, support: Tensor, rank: int, tail:
     aim = _times(whole, metric)
     flat = torch.einsum("goct,gts->gosc", whole, along).flatten(1, 2)
     second = torch.linalg.eigh(flat.mT @ flat)[1][..., -rank:].mT
+    total, coarse = float((whole * aim).sum()), metric.float()
+    left = total
     for turn in range(_ROUNDS):
-        first = _first(second, aim, metric) * rows[..., None]
-        if turn < _ROUNDS - 1:
-            second = _second(first, second, aim, metric)
+        first, gained = _first(second, aim, metric)
+        first, before, left = first * rows[..., None], left, total - gained
+        if turn == _ROUNDS - 1 or before - left <= _ENOUGH * left:
+            break
+        second = _second(first, second, aim, coarse)
     found = torch.einsum("gotr,grc,gcd->godt", first, second, inverse)
     return torch.where(allowed, found, 0.0).flatten(2)
 
@@ -73,22 +78,28 @@ def _least(system: Tensor) -> Tensor:
     return torch.where(scale > 0.0, _LEAST * scale, 1.0)
 
 
-def _first(second: Tensor, aim: Tensor, metric: Tensor) -> Tensor:
-    """Return the best A, shape (groups, outputs, tail, rank), for a B of shape (groups, rank, c)."""
+def _first(second: Tensor, aim: Tensor, metric: Tensor) -> tuple[Tensor, float]:
+    """Return the best A, shape (groups, outputs, tail, rank), for a B of shape (groups, rank, c).
+
+    Second, by how much <W' - W, (W' - W) H> is smaller with it than with zeros.
+    """
     gram = torch.einsum("gqc,gctds,grd->gtqsr", second, metric, second).flatten(3).flatten(1, 2)
     right = torch.einsum("gods,grd->gosr", aim, second)
     least = _least(gram)
     gram.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
-    return solved(right.flatten(2), gram, least).view(right.shape)
+    found = solved(right.flatten(2), gram, least).view(right.shape)
+    return found, float((found * right).sum())
 
 
 def _second(first: Tensor, second: Tensor, aim: Tensor, metric: Tensor) -> Tensor:
-    """Return a better B, for the span of an A."""
+    """Return a better B, for the span of an A, in the precision of the metric."""
     basis, triangle = torch.linalg.qr(first.flatten(1, 2))
     basis, second = basis.view(first.shape), triangle @ second
+    right = torch.einsum("gosr,gods->grd", basis, aim).to(metric.dtype)
+    pairs = torch.einsum("gotq,gosr->gqtsr", basis, basis).to(metric.dtype)
 
     def image(moved: Tensor) -> Tensor:
-        return torch.einsum("gosr,gods->grd", basis, _times(torch.einsum("gotr,grc->goct", basis, moved), metric))
+        return torch.einsum("gqtds,gqtsr->grd", torch.einsum("gqc,gctds->gqtds", moved, metric), pairs)
 
-    residual = torch.einsum("gosr,gods->grd", basis, aim) - image(second)
+    residual = right - image(second.to(metric.dtype))
     return second + conjugate_gradients(image, residual, _STEPS)
