@@ -1,6 +1,7 @@
 """The names that users rely on are there, documented, and importing the package does nothing else."""
 
 import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -42,3 +43,11 @@ def test_import_is_quiet_and_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_subpackages_are_attributes():
+    names = [module.name for module in pkgutil.iter_modules(pliant.__path__) if module.ispkg]
+    code = f"import pliant; [getattr(pliant, name) for name in {names}]"
+    assert not subprocess.run([sys.executable, "-c", code], check=False).returncode  # noqa: S603  (our own interpreter)
+    with pytest.raises(AttributeError, match="'pliant' has no attribute 'exprot'"):
+        pliant.exprot  # noqa: B018

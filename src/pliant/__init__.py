@@ -3,7 +3,10 @@
 Three steps, each usable alone: constrain (`Plan`), train (`SFW`), cut (`compress`, `sweep`).
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pliant.compress import (
     Both,
@@ -71,6 +74,18 @@ try:
     __version__ = version("pliant")
 except PackageNotFoundError:  # used from a source tree that is not installed
     __version__ = "0+unknown"
+
+_LATER = {"bcd", "cli", "data", "distributed", "export", "integrations", "methods"}
+_LATER |= {"models", "report", "sets", "testing", "training"}
+
+if not TYPE_CHECKING:  # or every misspelt name would have a type
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import a subpackage that is asked for as an attribute: `pliant.export.to_onnx`."""
+        if name in _LATER:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "SFW",

@@ -105,6 +105,22 @@ def test_inputs_drop_labels_and_can_be_iterated_again():
     assert [len(x) for x in inputs] == [len(x) for x in inputs] == [2, 3]
 
 
+def test_inputs_are_tensors_and_mappings_too():
+    one, labels = torch.ones(4, 2), torch.zeros(4)
+    assert [x.shape for x in Inputs([one, one])] == [(4, 2), (4, 2)]
+    (mapping,) = Inputs([{"x": one, "labels": labels}])
+    assert list(mapping) == ["x"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_batches_with_undefined_numbers_are_refused_by_the_layer_that_reads_them(bad):
+    model, example = build("plain")
+    wrong = example.clone()
+    wrong[0, 0] = bad
+    with pytest.raises(ValueError, match="norm layer '1' reads infinite or undefined numbers"):
+        compress(model, FilterPruning(), 0.5, example=example, calibrate=[example, wrong])
+
+
 def test_a_recalibrated_cut_is_still_exact():
     model, example = build("plain")
     done = compress(model, FilterPruning(), 0.5, example=example, calibrate=[example, example * 2])

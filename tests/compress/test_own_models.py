@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import warnings
@@ -14,6 +15,7 @@ from torch.nn.utils import parametrizations
 
 from pliant.compress import Both, Compressor, FilterPruning, Layers, LowRank, UnstructuredPruning, compress, load, save
 from pliant.compress.compressed import largest_difference
+from pliant.metrics.latency import Latency
 from pliant.structure.channels import channel_graph
 from pliant.testing import LawViolation, check_compressor
 
@@ -38,6 +40,30 @@ class Classifier(nn.Module):
 
     def forward(self, x):
         return self.head(self.features(x).mean((2, 3)))
+
+
+class Named(nn.Module):
+    """Is called by names, as models of Hugging Face are."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.first, self.norm, self.head = (
+            nn.Embedding(11, 6),
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12),
+            nn.Linear(12, 3),
+        )
+
+    def forward(self, input_ids, attention_mask=None, scale=None):
+        hidden = self.table(input_ids).mean(1)
+        if attention_mask is not None:
+            hidden = hidden * attention_mask.mean(1, keepdim=True)
+        hidden = self.norm(self.first(hidden)).relu()
+        return {"logits": self.head(hidden if scale is None else hidden * scale)}
+
+
+def tokens(count=16, kind=dict):
+    return kind({"scale": torch.tensor(2.0), "input_ids": torch.randint(11, (count, 5))})
 
 
 class FrozenNorm2d(nn.Module):
@@ -306,3 +332,24 @@ def test_what_cannot_be_looked_at_is_refused_with_a_word_on_what_to_do(name, com
     build, message = UNFIT[name]
     with pytest.raises(ValueError, match=message):
         compress(build(), COMPRESSORS[compressor], 0.5, example=images())
+
+
+@pytest.mark.parametrize("kind", [dict, collections.UserDict])
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_a_model_is_called_by_names(compressor, kind):
+    model, example = Named().eval(), tokens(kind=kind)
+    batches = [tokens(kind=kind), tokens(kind=kind)]
+    for repair in ({}, {"calibrate": batches}, {"reconstruct": batches}, {"repair": batches}):
+        done = compress(model, compressor, 0.5, example=example, **repair)
+        assert done.report.removed > 0
+        assert done.report.relative_difference < 1e-6
+        assert done.report.macs == done.report.predicted_macs
+    by_place = compress(model, compressor, 0.5, example=(example["input_ids"], None, example["scale"]))
+    assert by_place.cut == compress(model, compressor, 0.5, example=example).cut
+    check_compressor(compressor, model, example)
+
+
+def test_a_model_that_is_called_by_names_meets_budgets_and_is_timed():
+    done = compress(Named(), ALL, macs=0.6, example=tokens(), latency=Latency(seconds=0.01))
+    assert done.report.macs <= 0.6 * done.report.dense_macs
+    assert done.report.after.latency.shapes == ((), (16, 5))

@@ -152,7 +152,10 @@ def test_a_class_in_place_of_a_compressor_is_refused():
         sweep(model, FilterPruning, [0.5], example=example, evaluate=lambda _: 0.0)
 
 
-def test_a_mapping_is_no_example():
-    model, example = build("plain")
-    with pytest.raises(ValueError, match="found a mapping with the keys x"):
-        sweep(model, FilterPruning(), [0.5], example={"x": example}, evaluate=lambda _: 0.0)
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [(torch.zeros(1).numpy(), "ndarray: torch.as_tensor"), ("x", "found str"), (3, "found int")]
+)
+def test_what_no_model_is_called_with_is_no_example(wrong, hint):
+    model, _ = build("plain")
+    with pytest.raises(ValueError, match=f"a tensor, a sequence of positional arguments or a mapping.*{hint}"):
+        sweep(model, FilterPruning(), [0.5], example=wrong, evaluate=lambda _: 0.0)

@@ -100,6 +100,24 @@ def test_models_of_several_inputs_are_left_as_they_were(tmp_path, export, file):
     assert "compared on batches of 6 and 7" in str(check)
 
 
+class _Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 2)
+
+    def forward(self, ids, mask=None, scale=None, *, extra=None):  # noqa: ARG002  (not given here)
+        hidden = self.table(ids).mean(1)
+        return self.head(hidden if scale is None else hidden * scale)
+
+
+@pytest.mark.parametrize(("export", "file"), [(to_onnx, "m.onnx"), (to_torch_export, "m.pt2")])
+def test_a_model_that_is_called_by_names_is_exported_by_places(tmp_path, export, file):
+    example = {"scale": torch.rand(3, 1), "ids": torch.randint(7, (3, 5))}
+    assert export(_Named(), example, tmp_path / file).relative_difference < 1e-5
+    with pytest.raises(ExportError, match="'extra' has no place in"):
+        export(_Named(), {**example, "extra": None}, tmp_path / file)
+
+
 @pytest.mark.parametrize(("export", "file"), [(to_onnx, "m.onnx"), (to_torch_export, "m.pt2")])
 def test_a_file_that_differs_is_never_there_and_an_old_one_stays(tmp_path, export, file):
     model, path = nn.Sequential(nn.Linear(4, 3), nn.Tanh()), tmp_path / file

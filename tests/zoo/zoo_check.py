@@ -15,8 +15,8 @@ from pliant import recalibrate_batchnorm
 from pliant.compress import Compressor, Cut, FilterPruning, Layers, LowRank
 from pliant.compress.verify import deterministic
 from pliant.metrics.size import size
+from pliant.structure.example import call
 from pliant.structure.matricise import is_layer
-from pliant.structure.norms import call
 from pliant.structure.outputs import outputs_of
 
 FRACTIONS = {FilterPruning(layers=Layers.ALL): (0.3, 0.7), LowRank(): (0.5,)}

@@ -24,8 +24,8 @@ from pliant.compress.filters import ChannelChooser, FilterPruning
 from pliant.compress.low_rank import LowRank
 from pliant.compress.probe import probe
 from pliant.spec import register
+from pliant.structure.example import Example
 from pliant.structure.matricise import is_layer
-from pliant.structure.norms import Example
 
 _LOG = logging.getLogger(__name__)
 _RANK = ".rank"  # after the name of a layer, which has no parts of its own: no other name ends so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pliant.compress.replay import labels_hint
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,20 @@ class Inputs:
     """The inputs of batches (inputs, labels), for what needs no labels; can be iterated as often as the batches.
 
     Args:
-        batches: an iterable of pairs.
+        batches: an iterable of pairs, of tensors, which are inputs as they are, or of mappings such as those of Hugging
+            Face's collators, in which `labels` are left out.
     """
 
     batches: Iterable[Any]
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for inputs, *_ in self.batches:
-            yield inputs
+    def __iter__(self) -> Iterator[Example]:
+        for batch in self.batches:
+            if isinstance(batch, Tensor):
+                yield batch
+            elif isinstance(batch, Mapping):
+                yield {name: value for name, value in batch.items() if name != "labels"}
+            else:
+                yield batch[0]
 
 
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Module:
@@ -45,10 +51,10 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Mo
 
     Args:
         model: left as it is.
-        batches: what the model can be called with, each a tensor or a sequence of positional arguments; training data.
+        batches: what the model can be called with; training data.
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or a norm layer reads infinite or undefined numbers.
     """
     copied = copy.deepcopy(model)
     recompute_statistics(copied, batches, call)
@@ -59,17 +65,23 @@ def recompute_statistics(
     model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module, Example], object]
 ) -> None:
     """Do in place what `recalibrate_batchnorm` does, with what `run` runs of the model on a batch."""
-    norms = [_Averaging(module) for module in model.modules() if has_statistics(module)]
+    norms = {name: _Averaging(module) for name, module in model.named_modules() if has_statistics(module)}
     if not norms:
         return
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with ExitStack() as stack:
-        for norm in norms:
+        for norm in norms.values():
             stack.enter_context(norm.averaging())
         _run(model, batches, run)
     for module, mode in modes:
         module.training = mode
+    for name, norm in norms.items():
+        if not norm.is_finite():
+            raise ValueError(
+                f"batches: norm layer {name!r} reads infinite or undefined numbers, it has no statistics; look for "
+                "them in the batches, or in what the model makes of these"
+            )
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -115,6 +127,10 @@ class _Averaging:
             if not self.values:
                 for buffer, old in zip(norm.buffers(recurse=False), before, strict=True):
                     buffer.copy_(old)
+
+    def is_finite(self) -> bool:
+        """Tell whether all statistics are numbers."""
+        return all(bool(buffer.isfinite().all()) for buffer in self.norm.buffers(recurse=False))
 
     def weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
         """Let the next call count by the values it holds."""

@@ -12,8 +12,8 @@ from pliant.compress.reading import CutError
 from pliant.compress.verify import verify
 from pliant.structure.channels import ChannelGroup, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
+from pliant.structure.example import Example
 from pliant.structure.matricise import is_convolution, is_layer
-from pliant.structure.norms import Example
 
 _UNCALLED = "its forward is not called on the example"
 _PARAMETRISED = "its weight is parametrised: it is computed before each call"

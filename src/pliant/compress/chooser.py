@@ -11,7 +11,7 @@ from torch import nn
 from pliant.compress.budgets import Budget
 from pliant.compress.compressor import Compressor
 from pliant.compress.cut import Cut
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 class Chooser(ABC):

@@ -12,7 +12,7 @@ from pliant.compress.compressor import Compressor, check_kind
 from pliant.compress.reconstruct import reconstruct
 from pliant.compress.replay import batches_of, labels_hint
 from pliant.metrics.accuracy import eval_mode
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call
 from pliant.structure.outputs import outputs_of
 
 

@@ -18,7 +18,7 @@ from pliant.compress.variance import match_variance
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.footprint import Footprint, footprint
 from pliant.metrics.latency import Latency
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call
 from pliant.structure.outputs import outputs_of
 
 

@@ -12,7 +12,7 @@ from pliant.compress.atoms import check_fraction
 from pliant.compress.budgets.budget import Budget
 from pliant.compress.cut import Cut, CutError
 from pliant.spec import from_spec, to_spec
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class Compressor(ABC):
             model: the trained model.
             fraction: share of the atoms to remove, 0 <= fraction < 1. At least one atom of every layer stays.
             budget: the most that the model may cost after `realise`, such as `Macs(0.5)`, instead of a fraction.
-            example: what the model can be called with: a tensor, or a sequence of positional arguments.
+            example: what the model can be called with: a tensor, a sequence of positional arguments, or a mapping of
+                keyword arguments such as tokenizers return.
 
         Raises:
             BudgetError: if the budget cannot be met.

@@ -19,8 +19,9 @@ from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import Hook, batches_of, labels_hint, layers_in_order, watching
 from pliant.compress.scores import Given, GroupNorm
 from pliant.structure.channels import ChannelGroup, Member, Role, channel_graph
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import axes_of, is_layer, widths
-from pliant.structure.norms import Example, call, norm_after
+from pliant.structure.norms import norm_after
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 
 

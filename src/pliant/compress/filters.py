@@ -27,7 +27,8 @@ from pliant.spec import register
 from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.copies import fresh_copy
-from pliant.structure.norms import Example, norm_after
+from pliant.structure.example import Example
+from pliant.structure.norms import norm_after
 from pliant.structure.patterns import check_ignore
 
 

@@ -27,8 +27,8 @@ from pliant.compress.ranks import EqualFraction, RankRule
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
+from pliant.structure.example import Example
 from pliant.structure.matricise import Scheme, check_scheme, is_plain_layer
-from pliant.structure.norms import Example
 from pliant.structure.patterns import check_ignore
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pliant.compress.least_squares import Moments
 from pliant.compress.patches import batched, features
+from pliant.structure.example import Example, leaves_of
 from pliant.structure.matricise import axes_of, widths
-from pliant.structure.norms import Example
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def observe(moments: Moments, layer: nn.Module, inputs: Tensor, where: Tensor, w
 
 
 def _length(example: Example) -> int:
-    first = example if isinstance(example, Tensor) else example[0]
+    first = next(iter(leaves_of(example)), None)
     return len(first) if isinstance(first, Tensor) and first.ndim else 1
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pliant.metrics.size import count_macs
-from pliant.structure.norms import Example
+from pliant.structure.example import Example, mapped
 
 
 def predicted_macs(realised: nn.Module, example: Example) -> int:
@@ -19,7 +18,7 @@ def predicted_macs(realised: nn.Module, example: Example) -> int:
         example: what it can be called with.
     """
     try:
-        on_meta = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example)
+        on_meta = mapped(example, lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf)
         return count_macs(copy.deepcopy(realised).to("meta"), on_meta)
     except Exception:  # noqa: BLE001  (the model's own code may do anything without values)
         return count_macs(copy.deepcopy(realised), example)

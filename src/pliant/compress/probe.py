@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, is_layer, widths
-from pliant.structure.norms import Example, call
 from pliant.structure.outputs import outputs_of
 from pliant.structure.unfit import refuse_unfit
 

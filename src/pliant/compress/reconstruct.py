@@ -21,8 +21,9 @@ from pliant.compress.patches import can_be_read, drawn, places, targets
 from pliant.compress.replay import batches_of, check_same, labels_hint, layers_in_order
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.compress.walk import Visitor, Walk, walk
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import Scheme, axes_in, axes_of, widths
-from pliant.structure.norms import Example, call, norm_after
+from pliant.structure.norms import norm_after
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import is_plain_layer
-from pliant.structure.norms import Example, call
 
 Hook = Callable[[nn.Module, tuple[object, ...], Tensor], None]
 

@@ -14,7 +14,7 @@ from pliant.compress.chooser import chooser
 from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.compress.cut import Cut
 from pliant.compress.reconstruct import reconstruct as fit_layers
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 @dataclass(frozen=True)

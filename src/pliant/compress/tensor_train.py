@@ -24,7 +24,7 @@ from pliant.compress.train_budget import Scenery, within
 from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 from pliant.structure.patterns import check_ignore
 from pliant.tensor_train import Reading, Separate, as_train, spectra
 

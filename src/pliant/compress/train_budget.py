@@ -14,7 +14,7 @@ from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Counted, Counts, Numbers, Problem, Term
 from pliant.compress.budgets.record import BudgetRecord
 from pliant.compress.probe import Use
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 from pliant.tensor_train import admissible
 
 

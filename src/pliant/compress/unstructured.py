@@ -15,7 +15,8 @@ from pliant.compress.compressor import Compressor, check_fits, check_request, op
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import count_macs
 from pliant.spec import register
-from pliant.structure.norms import NORM_LAYERS, Example
+from pliant.structure.example import Example
+from pliant.structure.norms import NORM_LAYERS
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 from pliant.structure.unfit import refuse_unfit
 

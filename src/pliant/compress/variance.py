@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pliant.compress.replay import Hook, batches_of, check_reached, check_same, layers_in_order, run_until, watching
+from pliant.structure.example import Example
 from pliant.structure.matricise import axes_of, is_linear
-from pliant.structure.norms import Example, norm_after
+from pliant.structure.norms import norm_after
 
 
 def match_variance(model: nn.Module, reference: nn.Module, batches: Iterable[Example]) -> nn.Module:

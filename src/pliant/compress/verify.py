@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant.compress.slices import remove_slices, zero_slices
@@ -18,7 +17,7 @@ from pliant.structure.attention import slow_path
 from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.attributes import HEADS
 from pliant.structure.copies import fresh_copy
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call, mapped
 from pliant.structure.outputs import outputs_of
 
 _TOLERANCE = 1e-7  # in float64, where a right cut agrees to 1e-12 and a wrong one not at all
@@ -65,7 +64,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module, example: Example) -> None:
         wide = _disturbed(fresh_copy(model).double())
-        self.example = pytree.tree_map(_widened, example)
+        self.example = mapped(example, _widened)
         self.tolerance = _TOLERANCE
         try:
             _run(copy.deepcopy(wide), self.example, training=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pliant.compress.calibrate import has_statistics, measure_statistics, recompute_statistics
 from pliant.compress.replay import Hook, run_until, watching
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 _MOST = 2**28  # numbers in a tensor: 1 GiB
 _ALIKE = 1e-3  # relative; sums in another order differ by less
@@ -75,7 +75,7 @@ def walk(model: nn.Module, names: Sequence[str], examples: Sequence[Example]) ->
         names: of the layers, in the order in which they run.
         examples: what it can be called with.
     """
-    tensors = [example if isinstance(example, Tensor) else _only(example) for example in examples]
+    tensors = [_only(example) for example in examples]
     batches = [tensor for tensor in tensors if tensor is not None]
     if len(batches) < len(examples) or len({_kind(batch) for batch in batches}) > 1 or batches[0].ndim < _BATCHED:
         return OneByOne(examples)
@@ -189,8 +189,12 @@ class AllAtOnce(Walk):
         return values.split([size * each for size in self.sizes]) if each and not rest else [values]
 
 
-def _only(example: Sequence[object]) -> Tensor | None:
-    return example[0] if len(example) == 1 and isinstance(example[0], Tensor) else None
+def _only(example: Example) -> Tensor | None:
+    """Return the tensor that a model is called with, if it is called with one alone, by position."""
+    if isinstance(example, Mapping):
+        return None
+    alone = [example] if isinstance(example, Tensor) else example
+    return alone[0] if len(alone) == 1 and isinstance(alone[0], Tensor) else None
 
 
 def _kind(batch: Tensor) -> object:

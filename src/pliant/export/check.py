@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call
 from pliant.structure.unfit import refuse_unfit
 
 
@@ -92,17 +93,35 @@ def prepared(model: nn.Module, example: Example, *, dynamic_batch: bool) -> Iter
     """Put a model into the state in which it is exported; on leaving, it is as it was.
 
     Raises:
-        ValueError: if the example is a mapping, or the model cannot be watched or copied (`refuse_unfit`).
-        ExportError: if the batch is to be dynamic, but the example has none, or the model cannot run on another.
+        ValueError: if the model cannot be watched or copied (`refuse_unfit`).
+        ExportError: if the example is a mapping with a name that has no place among the positional arguments; if the
+            batch is to be dynamic, but the example has none, or the model cannot run on another.
     """
     refuse_unfit(model)
     with eval_mode(model), torch.no_grad(), slow_path(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own inside
         call(model, example)  # an example that does not fit the model is no failed export
-        arguments = (example,) if isinstance(example, Tensor) else tuple(example)
+        arguments = _positional(model, example)
         calls = _calls(arguments) if dynamic_batch else [arguments]
         outputs = tuple(_outputs(model, arguments, dynamic=dynamic_batch) for arguments in calls)
         yield Job(model, tuple(calls), outputs, dynamic_batch)
+
+
+def _positional(model: nn.Module, example: Example) -> tuple[Any, ...]:
+    """Return an example as positional arguments, which files are called with; between them stand defaults."""
+    if isinstance(example, Tensor):
+        return (example,)
+    if not isinstance(example, Mapping):
+        return tuple(example)
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    places = {p.name: place for place, p in enumerate(parameters) if p.kind is p.POSITIONAL_OR_KEYWORD}
+    if unplaced := [name for name in example if name not in places]:
+        raise ExportError(
+            f"an exported model is called with positional arguments, and {unplaced[0]!r} has no place in "
+            f"{type(model).__name__}.forward: wrap the model in a module that takes it as one"
+        )
+    last = max((places[name] for name in example), default=-1)
+    return tuple(example.get(p.name, p.default) for p in parameters[: last + 1])
 
 
 def _calls(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:

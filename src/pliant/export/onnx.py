@@ -22,7 +22,7 @@ from pliant.export.check import (
     staged,
     tensors_in,
 )
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 _LARGEST = 1_900_000_000  # bytes in one file; the format ends at 2 GB, larger weights go into a file beside it
 

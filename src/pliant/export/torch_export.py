@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant.export.check import ExportCheck, ExportError, Job, cannot_export, compare, prepared, staged, tensors_in
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 def to_torch_export(

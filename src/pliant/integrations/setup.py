@@ -17,7 +17,7 @@ from pliant.optim import SFW, Shrinkage
 from pliant.optim.steps import Linear as LinearProfile
 from pliant.optim.steps import Profile
 from pliant.structure import Plan
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 from pliant.training.schedules import Constant, Linear, Schedule, scheduler_for
 
 

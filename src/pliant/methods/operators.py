@@ -21,8 +21,9 @@ from pliant.compress.truncation import Truncation, decompose, nearly_truncated
 from pliant.compress.unstructured import UnstructuredPruning
 from pliant.regions.axes import Axes
 from pliant.structure.channels import removed_slices
+from pliant.structure.example import Example
 from pliant.structure.matricise import axes_in
-from pliant.structure.norms import Example, norm_after
+from pliant.structure.norms import norm_after
 
 Gate = Callable[[Tensor], Tensor]
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
 from pliant.structure.attention import slow_path
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call, leaves_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def activation_memory(model: nn.Module, example: Example) -> ActivationMemory:
         model: any module.
         example: what the model can be called with; its batch size counts.
     """
-    outside = [*model.parameters(), *model.buffers(), *pytree.tree_leaves(example)]
+    outside = [*model.parameters(), *model.buffers(), *leaves_of(example)]
     ledger = _Ledger(tensor for tensor in outside if isinstance(tensor, Tensor))
     with eval_mode(model), torch.no_grad(), slow_path(), ledger:
         shares = split_by_module(model, lambda: call(model, example), lambda: ledger.total)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pliant.metrics.activations import activation_memory
 from pliant.metrics.latency import Latency, Timing
 from pliant.metrics.size import macs_by_module, size
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pliant.metrics.accuracy import eval_mode
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call, leaves_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Latency:
         timer = Timer("call(model, example)", globals=names, num_threads=threads)
         with eval_mode(model), torch.no_grad():
             found = timer.blocked_autorange(min_run_time=self.seconds)
-        tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves_of(example) if isinstance(leaf, Tensor)]
         first = next(iter([*model.parameters(), *tensors]), torch.empty(0))
         return Timing(
             median=found.median,

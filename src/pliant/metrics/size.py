@@ -16,7 +16,7 @@ from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
 from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
-from pliant.structure.norms import Example, call
+from pliant.structure.example import Example, call
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pliant.regions.composite import Coupled, Scaled
 from pliant.regions.slices import channels_along
 from pliant.structure.channels import ChannelGroup, Member, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
+from pliant.structure.example import Example
 from pliant.structure.group import Group
-from pliant.structure.norms import Example
 from pliant.structure.patterns import check_ignore
 from pliant.structure.radius import initial_norm
 from pliant.structure.rules import Slot

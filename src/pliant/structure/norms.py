@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +12,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import axes_of, is_layer
 from pliant.structure.unfit import refuse_unfit
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 CHANNEL_NORMS = (_BatchNorm, _InstanceNorm)  # a zero scale and shift make one channel exactly zero, whatever the others
-
-Example = Tensor | Sequence[Any]
-
-
-def call(model: nn.Module, example: Example) -> object:
-    """Run the model on an example: a tensor, or a sequence of positional arguments.
-
-    Raises:
-        ValueError: if the example is a mapping.
-    """
-    if isinstance(example, Mapping):
-        raise ValueError(
-            "an example or batch must be a tensor or a sequence of positional arguments, found a mapping with the keys "
-            f"{', '.join(map(str, example))}; wrap the model in a module that takes them one by one"
-        )
-    return model(example) if isinstance(example, Tensor) else model(*example)
 
 
 def norm_after(model: nn.Module, example: Example) -> dict[str, str]:

@@ -18,8 +18,9 @@ from pliant.structure.assign import assign, choice, others
 from pliant.structure.channels import ChannelGroup
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.coupled import channel_groups, coupled_balls
+from pliant.structure.example import Example
 from pliant.structure.group import Group, describe, joined
-from pliant.structure.norms import CHANNEL_NORMS, Example, is_norm, norm_after
+from pliant.structure.norms import CHANNEL_NORMS, is_norm, norm_after
 from pliant.structure.radius import InitScaled, RadiusRule
 from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment

@@ -24,8 +24,8 @@ from pliant.compress.compressed import largest_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
 from pliant.metrics.size import size
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import is_layer
-from pliant.structure.norms import Example, call
 from pliant.testing.violation import require
 
 _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -216,7 +216,7 @@ def check_compressor(
     Args:
         compressor: the compressor to check.
         model: the model to try it on; left as it is by a compressor that keeps the laws.
-        example: what the model can be called with, a tensor or a sequence of positional arguments; two samples or more.
+        example: what the model can be called with; two samples or more.
         fractions: ascending.
         train: whether outputs are compared in training mode too; switch off for models that draw random numbers there.
         tol: allowed output difference relative to the largest output; by default 1e-10 in float64, 1e-5 in float32.

@@ -13,7 +13,7 @@ from pliant.compress.budgets.problem import Term
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.terms import WeightTerm
 from pliant.compress.predict import predicted_macs
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 class Budget(ABC):

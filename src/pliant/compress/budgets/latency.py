@@ -15,8 +15,8 @@ from pliant.compress.budgets.problem import Counted, Counts, Numbers, Term
 from pliant.compress.budgets.scene import Scene
 from pliant.compress.budgets.terms import Weight, matrices, pays
 from pliant.regions.axes import Axes
+from pliant.structure.example import Example
 from pliant.structure.matricise import axes_in, axes_of
-from pliant.structure.norms import Example
 
 
 @dataclass(frozen=True)

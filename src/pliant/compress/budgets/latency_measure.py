@@ -15,8 +15,8 @@ from pliant.compress.factor import blank_factors, blank_like, rank_of
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.latency import Latency
 from pliant.structure.attention import slow_path
+from pliant.structure.example import Example, call
 from pliant.structure.matricise import Scheme, check_scheme, is_linear, is_plain_layer, widths
-from pliant.structure.norms import Example, call
 
 _Build = Callable[[int, int], Sequence[nn.Module]]
 

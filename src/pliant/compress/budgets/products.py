@@ -13,8 +13,8 @@ from pliant.compress.budgets.terms import LinearTerm, Weight, WeightTerm
 from pliant.compress.predict import predicted_macs
 from pliant.compress.slices import remove_slices
 from pliant.metrics.size import macs_by_module
+from pliant.structure.example import Example
 from pliant.structure.matricise import is_layer
-from pliant.structure.norms import Example
 
 
 def products_of(

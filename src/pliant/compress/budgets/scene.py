@@ -14,7 +14,7 @@ from pliant.compress.budgets.products import products_of
 from pliant.compress.budgets.terms import LinearTerm, Weight
 from pliant.compress.budgets.weights import Ranks, weights_of
 from pliant.compress.probe import Probe
-from pliant.structure.norms import Example
+from pliant.structure.example import Example
 
 
 @dataclass(frozen=True, eq=False)

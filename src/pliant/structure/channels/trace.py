@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from pliant.structure.attention import PrunedAttention, slow_path
 from pliant.structure.channels.graph import ChannelGraph
@@ -19,8 +18,9 @@ from pliant.structure.channels.groups import read_groups
 from pliant.structure.channels.labels import Labels
 from pliant.structure.channels.tracer import Tracer, watch
 from pliant.structure.copies import fresh_copy
+from pliant.structure.example import Example, call, mapped
 from pliant.structure.matricise import is_layer
-from pliant.structure.norms import Example, call, is_norm
+from pliant.structure.norms import is_norm
 from pliant.structure.outputs import outputs_of
 from pliant.structure.unfit import refuse_unfit
 
@@ -36,7 +36,7 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
 
     Args:
         model: left as it is.
-        example: what the model can be called with: a tensor, or a sequence of positional arguments.
+        example: what the model can be called with: a tensor, or positional or keyword arguments.
 
     Returns:
         the groups of atoms that can be removed without any change to what stays, and what can not, with the reason.
@@ -46,7 +46,7 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
     """
     refuse_unfit(model)
     labels = Labels()
-    twin, example = _with_broadcast_masks(fresh_copy(model)), pytree.tree_map(_contiguous, example)
+    twin, example = _with_broadcast_masks(fresh_copy(model)), mapped(example, _contiguous)
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # other memory formats run other operators
     roots = {name: (tensor, _fresh(labels, name, tensor)) for name, tensor in _plain_tensors(twin).items()}
