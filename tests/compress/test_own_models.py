@@ -353,3 +353,30 @@ def test_a_model_that_is_called_by_names_meets_budgets_and_is_timed():
     done = compress(Named(), ALL, macs=0.6, example=tokens(), latency=Latency(seconds=0.01))
     assert done.report.macs <= 0.6 * done.report.dense_macs
     assert done.report.after.latency.shapes == ((), (16, 5))
+
+
+def vectors():
+    return torch.randn(8, 4)
+
+
+class Forked(nn.Module):
+    """A part of it runs only if it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head, self.aux = nn.Linear(4, 16), nn.Linear(16, 3), nn.Linear(16, 2)
+        self.gain = nn.Parameter(torch.rand(16))
+
+    def forward(self, x, aux=False):
+        hidden = self.first(x).relu()
+        return (self.head(hidden), self.aux(hidden * self.gain)) if aux else self.head(hidden)
+
+
+def test_what_the_example_does_not_run_is_named():
+    done = compress(Forked(), ALL, 0.5, example=vectors())
+    assert set(done.report.skipped) == {"aux", "gain", "head"}
+    assert "code that does may not fit what was cut" in done.report.skipped["gain"]
+    assert "code that does may not fit what was cut" in done.report.skipped["aux"]
+    both = compress(Forked(), ALL, 0.5, example=(vectors(), True))
+    assert set(both.report.skipped) == {"aux", "head"}
+    assert both.model.gain.shape == (8,)

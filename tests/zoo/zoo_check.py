@@ -156,5 +156,6 @@ _SHORT = {
     "it meets channels that must stay": "they meet channels that must stay",
     "its channels are mixed by aten.mean": "their channels are averaged",
     "shares its weights with": "they share weights with another layer",
+    "its forward is not called on the example": "its forward is not called on the example",
     "its weight is parametrised": "their weights are parametrised",
 }

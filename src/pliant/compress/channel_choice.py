@@ -15,7 +15,7 @@ from pliant.structure.channels.kinds import Layers, choose_groups
 from pliant.structure.example import Example
 from pliant.structure.matricise import is_convolution, is_layer
 
-_UNCALLED = "its forward is not called on the example"
+_UNCALLED = "its forward is not called on the example: code that does may not fit what was cut"
 _PARAMETRISED = "its weight is parametrised: it is computed before each call"
 _OUTPUT = "an output of the model"
 
@@ -50,7 +50,8 @@ def choose(
         )
     cut = {layer for group in exact for layer in _layers(group)}
     rest = {name: reason for name, reason in reasons.items() if name not in cut}
-    return exact, _unmentioned(model, {*cut, *rest}) | rest
+    unmentioned = _unmentioned(model, {*cut, *rest})
+    return exact, unmentioned | {name: rest[name] for name in rest if name.rpartition(".")[0] not in unmentioned}
 
 
 def _unmentioned(model: nn.Module, mentioned: Collection[str]) -> dict[str, str]:

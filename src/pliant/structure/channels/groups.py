@@ -13,7 +13,7 @@ from pliant.structure.channels.graph import Attribute, ChannelGraph, ChannelGrou
 from pliant.structure.channels.labels import Labels, Source, components
 from pliant.structure.channels.positions import Indices, positions_of
 
-_UNKNOWN = "nothing that the example runs through uses its channels"
+_UNUSED = "nothing that the example runs through uses it: code that does may not fit what was cut"
 _ORDER = {role: index for index, role in enumerate(Role)}
 
 
@@ -50,7 +50,7 @@ class _Findings:
 
     def reason(self, source: Source) -> str:
         """Return why the slices of a dimension stay."""
-        return self.reasons.get(source.start, _UNKNOWN)
+        return self.reasons.get(source.start, _UNUSED)
 
 
 def read_groups(model: nn.Module, labels: Labels) -> ChannelGraph:
@@ -79,26 +79,27 @@ def _find(model: nn.Module, labels: Labels) -> _Findings:
     ]
     roots = components(labels.count, [_chain(one.classes) for one in slices if one.role is Role.OUTPUT])
     reasons, notes = labels.reasons(connected), labels.notes(connected)
-    told = {one.source.start: reasons.get(int(connected[one.source.start]), _UNKNOWN) for one in slices}
+    told = {one.source.start: reasons.get(int(connected[one.source.start]), _UNUSED) for one in slices}
     return _Findings(model, labels, classes, slices, roots, told, notes)
 
 
 def _fixed(found: _Findings, told: Collection[str], members: Collection[str]) -> dict[str, str]:
-    """Return layer or tensor name -> why nothing of it can go, for what makes channels and for other matrices."""
+    """Return layer or tensor name -> why nothing of it can go.
+
+    Told of are what makes channels, other matrices, and what the example does not use.
+    """
     refused: dict[str, str] = {}
     for one in found.slices:
         if one.role is Role.OUTPUT and not one.classes.any() and layer_name(one.source) not in told:
             refused[layer_name(one.source)] = found.reason(one.source)
-    known = {*told, *refused}
+    known, parameters = {*told, *refused}, dict(found.model.named_parameters())
     for one in sorted(found.slices, key=lambda one: one.source.size, reverse=True):
         tensor = one.source.tensor
-        if tensor not in members and layer_name(one.source) not in known and _is_matrix(found.model, tensor):
-            refused.setdefault(tensor, found.reason(one.source))
+        if tensor not in members and layer_name(one.source) not in known and tensor in parameters:
+            reason = found.reason(one.source)
+            if parameters[tensor].ndim > 1 or (reason == _UNUSED and parameters[tensor].numel() > 1):
+                refused.setdefault(tensor, reason)
     return refused
-
-
-def _is_matrix(model: nn.Module, tensor: str) -> bool:
-    return model.get_parameter(tensor).ndim > 1 if tensor in dict(model.named_parameters()) else False
 
 
 def layer_name(source: Source) -> str:
