@@ -380,3 +380,43 @@ def test_what_the_example_does_not_run_is_named():
     both = compress(Forked(), ALL, 0.5, example=(vectors(), True))
     assert set(both.report.skipped) == {"aux", "head"}
     assert both.model.gain.shape == (8,)
+
+
+class StepReader(nn.Module):
+    """A recurrent layer reads what a convolution, a table or a linear layer makes."""
+
+    def __init__(self, first, layer):
+        super().__init__()
+        self.first, self.layer, self.head = first, layer, nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        steps = x.transpose(1, 2) if isinstance(self.first, nn.Conv1d) else x
+        if isinstance(self.layer, nn.RNNCellBase):
+            state = steps.new_zeros(len(steps), 6)
+            for step in steps.unbind(1):
+                state = self.layer(step, state)
+            return self.head(state)
+        return self.head(self.layer(steps)[0][:, -1])
+
+
+RECURRENT = {
+    "LSTM": lambda: StepReader(nn.Conv1d(4, 10, 3), nn.LSTM(10, 3, num_layers=2, bidirectional=True, batch_first=True)),
+    "LSTM, projected": lambda: StepReader(nn.Conv1d(4, 10, 3), nn.LSTM(10, 8, proj_size=6, batch_first=True)),
+    "GRU": lambda: StepReader(nn.Linear(9, 10), nn.GRU(10, 6, batch_first=True)),
+    "RNN": lambda: StepReader(nn.Linear(9, 10), nn.RNN(10, 6, batch_first=True)),
+    "GRUCell": lambda: StepReader(nn.Linear(9, 10), nn.GRUCell(10, 6)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+def test_what_a_recurrent_layer_reads_is_cut(make, tmp_path):
+    model, example = make(), torch.randn(3, 4, 9)
+    done = compress(model, ALL, 0.5, example=example)
+    assert done.report.removed == 5
+    assert done.model.layer.input_size == 5
+    check_compressor(ALL, model, example)
+    save(done, tmp_path / "small")
+    x = torch.randn(2, 4, 9)
+    assert torch.equal(load(tmp_path / "small", make)(x), done.model(x))

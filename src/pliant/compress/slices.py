@@ -157,6 +157,10 @@ def _table(layer: Any) -> None:  # noqa: ANN401  (as above)
     layer.embedding_dim = layer.weight.shape[1]
 
 
+def _recurrent(layer: Any) -> None:  # noqa: ANN401  (as above)
+    layer.input_size = layer.get_parameter("weight_ih_l0" if isinstance(layer, nn.RNNBase) else "weight_ih").shape[1]
+
+
 def _slopes(layer: Any) -> None:  # noqa: ANN401  (as above)
     layer.num_parameters = len(layer.weight)
 
@@ -169,4 +173,5 @@ _REFITS: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     (nn.Embedding, _table),
     (nn.PReLU, _slopes),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
 )

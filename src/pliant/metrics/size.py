@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -17,6 +17,7 @@ from pliant.metrics.modules import split_by_module
 from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
 from pliant.structure.example import Example, call
+from pliant.structure.recurrent import step_by_step
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,6 @@ def macs_by_module(model: nn.Module, example: Example) -> dict[str, int]:
 @contextmanager
 def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
     counter = FlopCounterMode(display=False)
-    with ExitStack() as stack:
-        for context in (eval_mode(model), torch.enable_grad(), slow_path(), sdpa_kernel(SDPBackend.MATH)):
-            stack.enter_context(context)
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(_step_by_step())
-        yield stack.enter_context(counter)
-
-
-@contextmanager
-def _step_by_step() -> Iterator[None]:
-    """Let recurrent layers run as the matrix products that they are: as one fused operator they would count nothing."""
-    before = torch.backends.mkldnn.set_flags(_enabled=False)  # its context manager warns of flags that nobody set
-    try:
-        with torch.backends.cudnn.flags(enabled=False):
-            yield
-    finally:
-        torch.backends.mkldnn.set_flags(_enabled=before[0])
+    math = sdpa_kernel(SDPBackend.MATH)
+    with eval_mode(model), torch.enable_grad(), slow_path(), math, step_by_step(model), counter:
+        yield counter

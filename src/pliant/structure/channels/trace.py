@@ -22,6 +22,7 @@ from pliant.structure.example import Example, call, mapped
 from pliant.structure.matricise import is_layer
 from pliant.structure.norms import is_norm
 from pliant.structure.outputs import outputs_of
+from pliant.structure.recurrent import step_by_step
 from pliant.structure.unfit import refuse_unfit
 
 _LOG = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: dict[str, tup
     watch(watched, tracer)
     devices = {p.device.index for p in watched.parameters() if p.is_cuda}
     try:
-        with torch.random.fork_rng(devices=devices), plain_attention(), torch.no_grad(), tracer:
+        with torch.random.fork_rng(devices=devices), plain(watched), torch.no_grad(), tracer:
             outputs = outputs_of(call(watched, example))
     except Exception as error:
         if not watched.training:
@@ -123,7 +124,7 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: dict[str, tup
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Let attention run as the matrix products that it is."""
-    with slow_path(), sdpa_kernel(SDPBackend.MATH):
+def plain(model: nn.Module) -> Iterator[None]:
+    """Let attention and recurrent layers run as the matrix products that they are."""
+    with slow_path(), sdpa_kernel(SDPBackend.MATH), step_by_step(model):
         yield
