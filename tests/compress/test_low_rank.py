@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,21 +12,28 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pliant.compress import (
+    Both,
     CutError,
     Energy,
     EqualError,
     EqualFraction,
+    FilterPruning,
     Layers,
     LowRank,
     Macs,
     Scheme,
     SquaredEnergy,
+    TensorTrain,
     compress,
+    load,
+    save,
 )
 from pliant.compress.compressor import compressor_of
 from pliant.compress.cut import Cut
 from pliant.compress.factor import spectrum, split, truncate_weight
+from pliant.methods import Factored
 from pliant.structure.matricise import axes_of
+from pliant.testing import check_compressor
 
 
 def _matrices(layer):
@@ -197,13 +207,122 @@ def test_attention_keeps_working_and_is_named():
     assert isinstance(done.model.fc1, nn.Sequential)
 
 
-def test_torchs_own_encoder_layer_keeps_its_fast_path():
-    model = nn.Sequential(nn.TransformerEncoderLayer(12, 3, 24, batch_first=True), nn.Linear(12, 12), nn.Linear(12, 3))
-    example = torch.randn(2, 5, 12)
-    done = compress(model.eval(), LowRank(), 0.7, example=example)
-    assert "reads its weight" in done.report.skipped["0.linear1"]
+class Encoder(nn.Module):
+    """Torch's own encoder, and a head that reads all places, the padded ones too."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(12, 4, 24, **{"batch_first": True, "dropout": 0.0} | options)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x, padding=None):
+        return self.head(self.encoder(x, src_key_padding_mask=padding))
+
+
+class EncoderAndDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.both = nn.Transformer(12, 4, 2, 2, 24, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x, padding=None):
+        return self.head(self.both(x, x, src_key_padding_mask=padding, memory_key_padding_mask=padding))
+
+
+PADDED = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+TRANSFORMERS = {
+    "relu": Encoder,
+    "gelu": partial(Encoder, activation="gelu"),
+    "norm first": partial(Encoder, norm_first=True),
+    "tanh": partial(Encoder, activation=torch.tanh),
+    "tokens first": partial(Encoder, batch_first=False),
+    "decoder": EncoderAndDecoder,
+}
+# The fast path of torch's encoder makes nested tensors of padded ones, and says why where it does not.
+OFFICIOUS = pytest.mark.filterwarnings(
+    "ignore:The PyTorch API of nested tensors:UserWarning", "ignore:enable_nested_tensor is True:UserWarning"
+)
+RANKS = {
+    "low-rank": LowRank(),
+    "spatial": LowRank(scheme=Scheme.SPATIAL),
+    "trains": TensorTrain(),
+    "both": Both(FilterPruning(layers=Layers.ALL)),
+}
+
+
+@pytest.fixture(params=TRANSFORMERS)
+def transformer(request):
+    make = TRANSFORMERS[request.param]
+    x = torch.randn(2, 5, 12)
+    return make, (x.transpose(0, 1) if request.param == "tokens first" else x, PADDED)
+
+
+@OFFICIOUS
+@pytest.mark.parametrize("compressor", RANKS.values(), ids=RANKS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_torchs_own_transformer_does_the_same_in_every_mode(transformer, compressor, padded, tmp_path):
+    make, example = transformer
+    example = example if padded else example[:1]
+    model = make()
+    done = compress(model, compressor, 0.6, example=example)
+    linear = {name for name, _ in model.named_modules() if ".linear" in name}
+    assert linear
+    assert linear <= {name.removesuffix(".rank") for name in done.cut.reduced()}
+    assert not done.cut.left_dense
+    save(done, tmp_path)
+    truncated = compressor.truncate(model, done.cut)
+    for realised in (done.model, copy.deepcopy(done.model), load(tmp_path, make)):
+        for training, context in itertools.product((False, True), (torch.no_grad, torch.enable_grad)):
+            with context():
+                found, expected = (m.train(training)(*example) for m in (realised, truncated))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@OFFICIOUS
+@pytest.mark.parametrize("compressor", RANKS.values(), ids=RANKS)
+def test_torchs_own_encoder_writes_the_same_zeros_where_it_is_padded(compressor):
+    model, example = Encoder().eval(), (torch.randn(2, 5, 12), PADDED)
     with torch.no_grad():
-        assert done.model(example).shape == (2, 5, 3)
+        found = compress(model, compressor, 0.6, example=example).model(*example)
+    assert torch.equal(found[PADDED], model.head.bias.detach().expand(2, 3))
+
+
+@pytest.mark.parametrize("name", ["low-rank", "trains"])
+def test_torchs_own_encoder_obeys_the_laws_and_never_takes_its_fast_path(name, monkeypatch):
+    model, example = Encoder().eval(), torch.randn(2, 5, 12)
+    check_compressor(RANKS[name], model, example)
+    done = compress(model, RANKS[name], budget=Macs(0.7), example=example, reconstruct=[torch.randn(8, 5, 12)])
+    assert done.report.macs <= 0.7 * done.report.dense_macs
+    assert "its forward is not called" in done.report.skipped["encoder.layers.0.self_attn.out_proj"]
+    calls = []
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda x, *_: calls.append(x) or x)
+    with torch.no_grad():
+        model(example)
+        assert len(calls) == 2
+        done.model(example)
+    assert len(calls) == 2
+
+
+def test_torchs_own_encoder_layer_has_its_fast_path_again_with_plain_layers():
+    model, example = Encoder(activation="gelu").eval(), torch.randn(2, 5, 12)
+    change = Factored(LowRank(), LowRank().select(model, 0.6, example=example))
+    small = change.apply(model)
+    assert [layer.activation_relu_or_gelu for layer in small.encoder.layers] == [0, 0]
+    plain = change.collapse(small)
+    assert [layer.activation_relu_or_gelu for layer in plain.encoder.layers] == [2, 2]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(example), small(example), rtol=1e-5, atol=1e-5)
+
+
+def test_torchs_own_encoder_is_exported():
+    example = torch.randn(2, 5, 12)
+    small = compress(Encoder().eval(), LowRank(), 0.6, example=example).model.eval()
+    exported = torch.export.export(small, (example,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(example), small(example), rtol=1e-5, atol=1e-5)
 
 
 def test_layers_that_a_replacement_would_break_are_skipped_by_name():

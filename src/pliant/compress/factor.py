@@ -95,6 +95,19 @@ class Factors(nn.Sequential):
     in_channels, out_channels, groups = _of(0, "in_channels"), _of(1, "out_channels"), _of(0, "groups")
     kernel_size, stride, dilation = _joint("kernel_size", max), _joint("stride", mul), _joint("dilation", max)
     padding, padding_mode = _joint("padding", add), _of(0, "padding_mode")
+    bias = _of(1, "bias")
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the product of two linear layers, (out, in), which `nn.TransformerEncoder` asks whether it learns.
+
+        Raises:
+            AttributeError: if they are convolutions.
+        """
+        first, second = self[0].get_parameter("weight"), self[1].get_parameter("weight")
+        if first.ndim > 2:
+            raise AttributeError("two convolutions have no weight of one")
+        return second @ first
 
     @property
     def spatial(self) -> bool:

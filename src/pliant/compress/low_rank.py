@@ -140,7 +140,6 @@ class LowRank(Compressor):
             (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
             (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
             (bool(hooked), "it has hooks, which a replacement would lose"),
-            (isinstance(parent, nn.TransformerEncoderLayer), "nn.TransformerEncoderLayer reads its weight directly"),
         )
         return next((reason for holds, reason in checks if holds), None)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, call
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, is_layer, widths
 from pliant.structure.outputs import outputs_of
@@ -78,7 +79,7 @@ def probe(model: nn.Module, example: Example) -> Probe:
         if is_layer(module):
             reads[name] = _Reads.of(module)
             module.register_forward_hook(_recorder(name, uses, emitted), with_kwargs=True)
-    with torch.enable_grad():
+    with torch.enable_grad(), slow_path():
         outputs = [tensor for tensor, _ in outputs_of(call(twin, example))]
     read = frozenset(name for name, found in reads.items() if found.foreign)
     return Probe(uses, _heads(outputs, emitted), read)

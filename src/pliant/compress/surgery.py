@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pliant.structure.attention import fit_fused_path
+
 
 def in_format_of(x: Tensor, like: Tensor) -> Tensor:
     """Return `x` in the memory format of `like` (channels last, or contiguous)."""
@@ -20,5 +22,8 @@ def in_format_of(x: Tensor, like: Tensor) -> Tensor:
 def replace(model: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
     """Put modules in the places of others, in place."""
     for name, module in zip(names, modules, strict=True):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module)
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        setattr(parent, child, module)
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            fit_fused_path(parent)

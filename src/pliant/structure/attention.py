@@ -1,4 +1,4 @@
-"""Multi-head attention whose heads need not fill the width of its tokens, and torch's own without its shortcut."""
+"""Multi-head attention whose heads need not fill the width of its tokens, and torch's own without its shortcuts."""
 
 from __future__ import annotations
 
@@ -138,6 +138,25 @@ class PrunedAttention(nn.Module):
                 f"{self.num_heads} heads that are left, found {len(mask)} parts; build it from num_heads of this module"
             )
         return mask.unflatten(0, (samples, self.num_heads))
+
+
+def fit_fused_path(layer: nn.TransformerEncoderLayer) -> None:
+    """Leave a transformer layer its fused path only while `linear1` and `linear2` are plain, in place.
+
+    The fused path reads their weights and never calls them: what stands in their place would be multiplied out. It asks
+    for the activation before it reads a weight, and the number that says which one is used for nothing else.
+    """
+    if type(layer.linear1) is not nn.Linear or type(layer.linear2) is not nn.Linear:
+        layer.activation_relu_or_gelu = 0
+    elif type(layer) is nn.TransformerEncoderLayer:  # a subclass may have gone without it before
+        layer.activation_relu_or_gelu = _fused_activation(layer.activation)
+
+
+def _fused_activation(activation: object) -> int:
+    """Return what `nn.TransformerEncoderLayer` notes of an activation: 1 for relu, 2 for gelu, 0 for any other."""
+    if activation is F.relu or isinstance(activation, nn.ReLU):
+        return 1
+    return 2 if activation is F.gelu or isinstance(activation, nn.GELU) else 0
 
 
 @contextmanager

@@ -64,10 +64,17 @@ class TTLinear(nn.Module):
         Returns:
             shape (*, out).
         """
+        if x.is_nested:  # as nn.TransformerEncoder makes it of padded sequences
+            return torch.nested.as_nested_tensor([self(sample) for sample in x.unbind()])
         flat = F.pad(x.reshape(-1, self.in_features), (0, self.form.padded[1] - self.in_features))
         made = self.contraction.run(self.form, tuple(self.cores), flat, F.linear)
         y = made[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the product of the cores, (out, in), which `nn.TransformerEncoder` asks whether it learns."""
+        return _weight(self)
 
     def macs(self, reads: int, writes: int) -> int:
         """Return the multiply-accumulates of one call.
@@ -234,12 +241,15 @@ def _describe(form: Form) -> str:
     return f"{shape}, modes={form.modes.sizes}, ranks={form.ranks}"
 
 
+def _weight(layer: TTLinear | TTConv2d) -> Tensor:
+    return layer.form.modes.unfold(contract(tuple(layer.cores)), layer.form.shape)
+
+
 _Twin = TypeVar("_Twin", nn.Linear, nn.Conv2d)
 
 
 def _filled(twin: _Twin, layer: TTLinear | TTConv2d) -> _Twin:
-    weight = layer.form.modes.unfold(contract(tuple(layer.cores)), layer.form.shape)
-    twin.weight = nn.Parameter(weight.detach().clone(), layer.cores[0].requires_grad)
+    twin.weight = nn.Parameter(_weight(layer).detach().clone(), layer.cores[0].requires_grad)
     if layer.bias is not None:
         twin.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
     twin.train(layer.training)
