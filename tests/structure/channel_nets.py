@@ -248,6 +248,14 @@ def positions():
     )  # fmt: skip
 
 
+def shuffled_groups(groups, packs):
+    def make():
+        grouped = nn.Conv2d(8, 16, 3, padding=1, groups=groups)
+        return chain(conv(3, 8), nn.ReLU(), grouped, nn.ChannelShuffle(packs), conv(16, 5), head(5))
+
+    return make
+
+
 def pixel_shuffle():
     return chain(conv(3, 16), nn.PixelShuffle(2), nn.ReLU(), conv(4, 6), nn.PixelUnshuffle(2), conv(24, 5), head(5))
 
@@ -321,6 +329,9 @@ NETS = {
     "flatten": (flatten, picture, {"0": 6, "4": 10}),
     "grouped convolution": (grouped, picture, {"0": 4}),
     "depthwise convolution with a multiplier": (depthwise, picture, {"0": 8, "4": 6}),
+    "channel shuffle of groups": (shuffled_groups(4, 4), picture, {"0": 4, "4": 5}),
+    "channel shuffle of halves of groups": (shuffled_groups(2, 4), picture, {"0": 2, "4": 5}),
+    "channel shuffle of more than groups": (shuffled_groups(4, 2), picture, {"0": 2, "4": 5}),
     "channel shuffle": (shuffle, picture, {"one": 4, "two": 6}),
     "split into halves": (split_halves, picture, {"one": 4, "left": 3, "right": 3}),
     "squeeze and excitation": (squeeze_excitation(torch.sigmoid), picture, {"one": 8, "down": 4}),

@@ -26,7 +26,7 @@ WIDTHS = _names(
 )
 MAKES = _names("nf out_features out_channels num_features num_channels embedding_dim num_parameters")
 READS = _names("nx in_features in_channels")
-KNOWN = HEADS | WIDTHS | MAKES | READS | {"num_groups"}
+KNOWN = HEADS | WIDTHS | MAKES | READS | {"num_groups", "groups"}
 
 
 def attributes_of(model: nn.Module, members: Sequence[Member], atoms: int) -> tuple[Attribute, ...]:

@@ -65,14 +65,18 @@ def _block(layer: Tensor, dims: list[int]) -> Tensor:
 
 
 def shuffling(operation: Operation) -> Shadow:
-    """Channels that are dealt out to pixels, or into another order: whole packs of them go."""
+    """Channels that are dealt out to pixels, or into another order: whole packs of them go, or their number falls."""
     source = operation.need("self")
-    count = operation.arguments.get("groups") or source.shape[-3] // operation.arguments["upscale_factor"] ** 2
-    dim = 1 if "groups" in operation.arguments else len(source.shape) - 3
+    grouped = "groups" in operation.arguments
+    count = operation.arguments["groups"] if grouped else source.shape[-3] // operation.arguments["upscale_factor"] ** 2
+    dim = 1 if grouped else len(source.shape) - 3
     for layer in source.over(dim):
         channels = packed(layer).movedim(dim, 0).flatten(1)
-        operation.labels.split(channels.unflatten(0, (count, -1)).squeeze(-1))
-    move = _ATEN.channel_shuffle.default if "groups" in operation.arguments else _ATEN.pixel_shuffle.default
+        packs = channels.unflatten(0, (count, -1))
+        operation.labels.split(packs.squeeze(-1))
+        if grouped:
+            operation.count("groups", packs[:, 0, 0])
+    move = _ATEN.channel_shuffle.default if grouped else _ATEN.pixel_shuffle.default
     return _on_labels(move, operation)[0]
 
 
