@@ -159,18 +159,19 @@ def tasks_of(suite: Suite, runs: Path) -> Iterator[Task]:
 
 def with_data(tasks: Iterable[Task]) -> list[Task]:
     """Return the tasks whose data is there, and say what is left out for want of data before hours have passed."""
-    errors: dict[str, str | None] = {}
+    there: dict[str, bool] = {}
     kept = []
     for task in tasks:
         data = task.recipe.data
-        if data.name not in errors:
+        key = data.model_dump_json(include={"name", "root", "args"})
+        if key not in there:
             try:
                 load(data.name, data.root, **data.args)
-                errors[data.name] = None
+                there[key] = True
             except DatasetNotFoundError as error:
-                errors[data.name] = str(error)
+                there[key] = False
                 print(f"left out, all runs on {data.name}: {error}", flush=True)
-        if errors[data.name] is None:
+        if there[key]:
             kept.append(task)
     return kept
 

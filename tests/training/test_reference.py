@@ -1,12 +1,20 @@
 """The page about recipes says what the program checks."""
 
 import re
-from pathlib import Path
+import sys
 
+import pytest
+import torch
 from recipe_reference import PAGE, filled
+from typer.testing import CliRunner
 
+from pliant.cli.main import app
+from pliant.report.rows import MetricsRow, SweepRow, read_rows
+from pliant.training.build import build_model, load_data
 from pliant.training.recipe import Recipe
 from pliant.training.reference import recipe_reference
+
+CPU = torch.device("cpu")
 
 
 def test_the_page_of_recipes_is_up_to_date():
@@ -21,11 +29,38 @@ def test_its_links_lead_to_headings_that_are_there_once():
     assert set(re.findall(r"\(#([^)]*)\)", text)) <= set(headings)
 
 
-def test_its_first_example_is_a_recipe(tmp_path):
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    file = Path(tmp_path) / "tiny.yaml"
-    file.write_text(example)
-    assert Recipe.from_yaml(file).run_name == "tiny-0"
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A folder with what the page says to write there, as the place where commands run."""
+    for language, name in (("yaml", "tiny.yaml"), ("python", "mine.py")):
+        (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
+
+
+def pliant(*args):
+    result = CliRunner().invoke(app, list(args))
+    assert result.exit_code == 0, result.output + repr(result.exception)
+
+
+def test_its_first_example_learns_and_survives_the_cut(page):
+    pliant("train", "tiny.yaml")
+    pliant("sweep", "runs/tiny-0")
+    whole, half = read_rows(page / "runs" / "tiny-0" / "sweep.jsonl", SweepRow)
+    assert (whole.fraction, half.fraction) == (0.0, 0.5)
+    assert whole.raw > 0.9
+    assert half.recalibrated > 0.8
+
+
+def test_its_data_and_model_of_ones_own_learn(page):
+    pliant("train", "tiny.yaml", "-o", "name=mine", "-o", "data.name=mine:load", "-o", "model={name: 'mine:make'}")
+    assert read_rows(page / "runs" / "mine" / "metrics.jsonl", MetricsRow)[-1].eval_accuracy > 0.95
+    data = "data={name: 'mine:load', args: {noise: 2.0}}"
+    recipe = Recipe.from_yaml(page / "tiny.yaml", [data, "model={name: 'mine:make', args: {width: 16}}"])
+    assert next(build_model(recipe, load_data(recipe, CPU).dataset, CPU).parameters()).shape[0] == 16
 
 
 def test_every_key_of_a_recipe_with_its_default_is_in_it():

@@ -17,7 +17,7 @@ from pliant.cli.errors import user_errors
 from pliant.compress import load, read_cut
 from pliant.export import ExportCheck, to_onnx, to_torch_export
 from pliant.models.blueprint import check_size, read_blueprint
-from pliant.models.registry import imported
+from pliant.own import imported
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def list_names() -> None:
     """List data sets, models, methods, presets and all else, by the names that recipes use."""
     out = console()
     for title, names in (
-        ("Data sets (data.name)", DATASETS),
+        ("Data sets (data.name, or package.module:function)", DATASETS),
         ("Models (model.name, or package.module:function)", MODELS),
         ("Methods (method.type)", METHODS),
         ("Plans (method.plan)", PLANS),

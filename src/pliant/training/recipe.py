@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,15 +22,23 @@ SEED = "{seed}"  # in a name, stands for the run's seed
 
 
 def _dataset(name: str) -> str:
-    if name not in DATASETS:
-        raise ValueError(f"must be one of {', '.join(sorted(DATASETS))}, found {name!r}")
-    return name
+    return _known(name, DATASETS)
 
 
 def _model(name: str) -> str:
-    if name not in MODELS and ":" not in name:
-        raise ValueError(f"must be one of {', '.join(sorted(MODELS))}, or 'package.module:function', found {name!r}")
+    return _known(name, MODELS)
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+    if name not in names and ":" not in name:
+        raise ValueError(f"must be one of {', '.join(sorted(names))}, or 'package.module:function', found {name!r}")
     return name
+
+
+def _loader_args(args: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted({"name", "root"} & set(args)):
+        raise ValueError(f"must not hold {' and '.join(taken)}: these are data.name and data.root, beside data.args")
+    return args
 
 
 def _folder_name(name: str) -> str:
@@ -42,7 +51,10 @@ def _folder_name(name: str) -> str:
 
 
 class DataSection(Section):
-    """What is learnt from.
+    """What is learnt from: a name of `pliant list`, or `package.module:function`, and the arguments that it takes.
+
+    Such a function of your own returns a `pliant.data.Dataset`. It gets all of `args`, and as `root`, if it takes that,
+    the folder of `root` (`--data-root`) or else of `PLIANT_DATA`.
 
     `holdout` > 0 sets that share of the training set aside and evaluates on it instead of the test set: for tuning.
     """
@@ -52,7 +64,7 @@ class DataSection(Section):
     batch_size: int = Field(default=128, ge=1)
     augment: bool = True
     holdout: Share = 0.0
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Annotated[dict[str, Any], AfterValidator(_loader_args)] = Field(default_factory=dict)
 
 
 class ModelSection(Section):
