@@ -33,6 +33,7 @@ from pliant.training.recipe_file import from_mapping, parse
 from pliant.training.recipe_section import Section
 from pliant.training.recipe_sweep import SweepSection
 from pliant.training.sweeping import series_of, sweep_run
+from pliant.training.trainer import DIVERGED
 
 
 class Member(Section):
@@ -73,7 +74,14 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
     if is_taken(folder, recipe):
         print(f"left out: {folder.path} holds a run of other settings; move it away to train this one", flush=True)
         return False
-    if not complete(recipe, folder, stop=stop):
+    if folder.info.exists() and (info := folder.read_info()).status == "diverged":
+        print(f"left out: {folder.path} diverged: {info.reason}", flush=True)
+        return False
+    try:
+        if not complete(recipe, folder, stop=stop):
+            return False
+    except DIVERGED as error:  # the other runs are as good as before
+        print(f"{folder.path} diverged: {error}", flush=True)
         return False
     if sections := missing(recipe, rows_in(folder)):
         run = load_run(folder)

@@ -203,7 +203,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_last_checkpoint(override, err
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(error, match=named):
         train(tiny(override, "train.epochs=2"), folder)
-    assert folder.read_info().status == "interrupted"
+    assert folder.read_info().status == "diverged"
     assert not folder.weights.exists()
 
 

@@ -222,6 +222,33 @@ def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(folder, monke
     assert "finished already" in pliant("train", "tiny.yaml", "--resume", code=2)
 
 
+def test_a_run_that_diverged_says_why_and_what_to_do_wherever_it_is_used(folder):
+    hot = ("-o", "method={type: sgd, lr: 1.0e+30}")
+    assert "lower the learning rate" in pliant("train", "tiny.yaml", *hot, code=2)
+    info = json.loads((folder / "runs" / "tiny-0" / "run.json").read_text())
+    assert info["status"] == "diverged"
+    assert info["reason"].startswith("the training loss of epoch 1 is")
+    commands = [("sweep", "runs/tiny-0"), ("compress", "runs/tiny-0", "-o", "x"), ("report", "runs/tiny-0", "-o", "x")]
+    for command in [*commands, ("train", "runs/tiny-0", "--resume")]:
+        text = " ".join(pliant(*command, code=2).split())
+        assert f"runs/tiny-0 diverged, and would again: {info['reason']}" in text
+        assert "pliant train runs/tiny-0/recipe.yaml -o KEY=VALUE --overwrite" in text
+    text = pliant("train", "tiny.yaml", code=2)
+    assert "holds a run that diverged; --overwrite replaces it" in text
+    assert "--resume" not in text
+    pliant("train", "runs/tiny-0/recipe.yaml", "-o", "method.lr=0.01", "--overwrite")
+    info = json.loads((folder / "runs" / "tiny-0" / "run.json").read_text())
+    assert (info["status"], info["reason"]) == ("finished", None)
+
+
+def test_a_finished_run_without_its_weights_is_to_be_trained_again(folder):
+    pliant("train", "tiny.yaml")
+    (folder / "runs" / "tiny-0" / "model.safetensors").unlink()
+    text = pliant("sweep", "runs/tiny-0", code=2)
+    assert "model.safetensors is missing; train it again: pliant train runs/tiny-0/recipe.yaml --overwrite" in text
+    pliant("train", "runs/tiny-0/recipe.yaml", "--overwrite")
+
+
 def test_an_existing_run_is_refused_with_what_to_do():
     pliant("train", "tiny.yaml")
     text = pliant("train", "tiny.yaml", code=2)

@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_last_good_checkpoint(folder):
     content = torch.load(run.checkpoint, weights_only=True)
     assert content["position"]["loss"].isfinite()
     assert content["position"]["batch"] < 5
-    assert run.read_info().status == "interrupted"
+    assert run.read_info().status == "diverged"
 
 
 def test_interrupting_a_run_that_diverged_keeps_the_last_good_checkpoint_too(folder):
@@ -196,7 +196,13 @@ def test_rows_that_are_missing_are_named(folder, caplog):
 def test_a_damaged_run_file_says_so(folder):
     run = folder("run")
     train(faulty(), run, stop=stop_after(1))
-    for damage in ('{"seed": 1, "status": "done"}', '{"seed": 1, "resumed": "x"}', "[" * 100_000, "[]"):
+    for damage in (
+        '{"seed": 1, "status": "done"}',
+        '{"seed": 1, "resumed": "x"}',
+        '{"seed": 1, "reason": 2}',
+        "[" * 100_000,
+        "[]",
+    ):
         run.info.write_text(damage)
         with pytest.raises(RunFolderError, match="no run folder that can be read"):
             resume(run)

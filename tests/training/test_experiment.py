@@ -145,7 +145,7 @@ def test_a_diverged_run_stops_and_says_so(folder):
     run = folder("run")
     with pytest.raises(DivergedError, match="lower the learning rate"):
         train(tiny("method={type: sgd, lr: 1e30, schedule: constant}", "train.epochs=4"), run)
-    assert run.read_info().status == "interrupted"
+    assert run.read_info().status == "diverged"
 
 
 def test_a_sweep_writes_rows_as_they_come_and_leaves_the_model_alone(folder):

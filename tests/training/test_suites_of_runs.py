@@ -60,6 +60,17 @@ def test_a_suite_that_was_out_of_time_goes_on_to_its_report(small, capsys):
     assert sorted(path.stat().st_mtime_ns for path in (small / "runs").rglob("*-0/*")) == done
 
 
+def test_a_run_that_diverges_leaves_the_others_to_be_done(small, capsys):
+    file = small / "suite.yaml"
+    file.write_text(file.read_text().replace("{type: sgd}", "{type: sgd, lr: 1.0e+30}").replace("sfw,", "z,"))
+    for _ in range(2):  # found out, and remembered
+        assert ended(small, "--seeds", "1") == 1
+        said = capsys.readouterr().out
+        assert "sgd-0 diverged: the training loss" in said
+        assert "1 of 2 runs are done" in said
+    assert "z" in (small / "out" / "small" / "digits" / "table.md").read_text()
+
+
 def test_a_sweep_that_was_cut_short_goes_on_with_what_is_missing(small):
     assert ended(small, "--seeds", "1") == 0
     sweep = small / "runs" / "small" / "digits" / "sgd-0" / "sweep.jsonl"

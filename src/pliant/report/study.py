@@ -91,9 +91,7 @@ def read_record(path: Path) -> Record:
         RunFolderError: there is none in the folder, or it is not finished.
     """
     folder = RunFolder(path)
-    info = folder.read_info()
-    if info.status != "finished":
-        raise RunFolderError(f"{path} is {info.status}; finish it with: pliant train {path} --resume")
+    info = folder.read_finished()
     metrics, sweep = read_rows(folder.metrics, MetricsRow), read_rows(folder.sweep, SweepRow)
     if not metrics:
         raise RunFolderError(f"{path} is finished, but {folder.metrics.name} holds no row")

@@ -1,4 +1,4 @@
-"""A run from its recipe to its folder: started, interrupted, resumed, finished."""
+"""A run from its recipe to its folder: started, interrupted, resumed, finished or diverged."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ def load_run(folder: RunFolder, data_root: Path | None = None) -> Run:
     Raises:
         RunFolderError: there is none in the folder, or it is not finished.
     """
-    status = folder.read_info().status
-    if status != "finished" or not folder.weights.is_file():
-        raise RunFolderError(f"{folder.path} is {status}; finish it with: pliant train {folder.path} --resume")
+    folder.read_finished()
+    if not folder.weights.is_file():
+        raise RunFolderError(
+            f"{folder.path} is finished, but {folder.weights.name} is missing; train it again: "
+            f"pliant train {folder.recipe} --overwrite"
+        )
     moved = [] if data_root is None else [f"data.root={data_root}"]
     recipe = Recipe.from_yaml(folder.recipe, moved)
     device = set_up(recipe)
@@ -113,7 +116,7 @@ def resume(
         Whether the run is finished.
 
     Raises:
-        RunFolderError: there is nothing to resume, or the recipe is another one.
+        RunFolderError: there is nothing to resume, the run diverged, or the recipe is another one.
     """
     if not folder.exists():
         raise RunFolderError(f"{folder.path} holds no run to resume; start it without --resume")
@@ -127,6 +130,7 @@ def resume(
             )
         if info.status == "finished":
             raise RunFolderError(f"{folder.path} is finished already: there is nothing to resume")
+        folder.check_sound(info)
         trainer = Trainer.build(stored, folder, watch, world)
         with folder.storage():
             return trainer.go_on(replace(info, status="running", ended=None, resumed=info.resumed + 1), stop)
@@ -153,7 +157,7 @@ def complete(
         Whether the run is finished.
 
     Raises:
-        RunFolderError: the folder holds the run of another recipe.
+        RunFolderError: the folder holds the run of another recipe, or one that diverged.
     """
     if not folder.exists():
         return train(recipe, folder, watch=watch, stop=stop, world=world)

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from pliant import atomic
 from pliant.exclusive import exclusive
 
-Status = Literal["running", "finished", "interrupted"]
+Status = Literal["running", "finished", "interrupted", "diverged"]
 
 
 class RunFolderError(ValueError):
@@ -51,10 +51,14 @@ def _cpu_model() -> str:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known about a run besides its recipe; times are UTC, `seconds` were spent in training and evaluation."""
+    """What is known about a run besides its recipe; times are UTC, `seconds` were spent in training and evaluation.
+
+    `reason` says why a run diverged.
+    """
 
     seed: int
     status: Status = "running"
+    reason: str | None = None
     started: str = field(default_factory=_now)
     ended: str | None = None
     seconds: float = 0.0
@@ -62,9 +66,9 @@ class RunInfo:
     versions: dict[str, str] = field(default_factory=_versions)
     machine: dict[str, Any] = field(default_factory=_machine)
 
-    def ending(self, status: Status, seconds: float) -> RunInfo:
+    def ending(self, status: Status, seconds: float, reason: str | None = None) -> RunInfo:
         """Return the information of a run that ends now."""
-        return replace(self, status=status, ended=_now(), seconds=round(seconds, 3))
+        return replace(self, status=status, reason=reason, ended=_now(), seconds=round(seconds, 3))
 
 
 def _checked(info: RunInfo) -> RunInfo:
@@ -72,6 +76,8 @@ def _checked(info: RunInfo) -> RunInfo:
         raise ValueError(f"status must be one of {', '.join(get_args(Status))}, found {info.status!r:.80}")
     if type(info.seed) is not int or type(info.resumed) is not int:
         raise ValueError("seed and resumed must be whole numbers")
+    if not isinstance(info.reason, str | None):
+        raise ValueError(f"reason must be text or null, found {type(info.reason).__name__}")
     return info
 
 
@@ -135,10 +141,15 @@ class RunFolder:
             return
         if not self.exists():
             raise RunFolderError(f"{self.path} exists and is no run folder; choose another name or move it away")
+        held = "a run that diverged; " if self._holds_diverged() else "a run already; --resume continues it, "
         raise RunFolderError(
-            f"{self.path} holds a run already; --resume continues it, --overwrite replaces it, "
-            "and -o name=ANOTHER starts another one beside it"
+            f"{self.path} holds {held}--overwrite replaces it, and -o name=ANOTHER starts another one beside it"
         )
+
+    def _holds_diverged(self) -> bool:
+        with suppress(RunFolderError):  # a folder that cannot be read can be replaced
+            return self.read_info().status == "diverged"
+        return False
 
     def _is_empty(self) -> bool:
         """Tell whether there is nothing, or only what a process left that was killed before it could write."""
@@ -189,6 +200,30 @@ class RunFolder:
             return _checked(RunInfo(**json.loads(self.info.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{self.path} is no run folder that can be read: {error}") from error
+
+    def read_finished(self) -> RunInfo:
+        """Read run.json of a finished run.
+
+        Raises:
+            RunFolderError: there is none, it is damaged, or the run is not finished; the message says what to do.
+        """
+        info = self.read_info()
+        self.check_sound(info)
+        if info.status != "finished":
+            raise RunFolderError(f"{self.path} is {info.status}; finish it with: pliant train {self.path} --resume")
+        return info
+
+    def check_sound(self, info: RunInfo) -> None:
+        """Check that a run did not diverge.
+
+        Raises:
+            RunFolderError: it did, and would again; the message says why, and what to do.
+        """
+        if info.status == "diverged":
+            raise RunFolderError(
+                f"{self.path} diverged, and would again: {info.reason}. Train it with other settings: "
+                f"pliant train {self.recipe} -o KEY=VALUE --overwrite, or under another name with -o name=ANOTHER"
+            )
 
     def write_info(self, info: RunInfo) -> None:
         """Write run.json."""

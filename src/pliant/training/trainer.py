@@ -14,8 +14,11 @@ import numpy as np
 from safetensors.torch import save_model
 
 from pliant import atomic
+from pliant.bcd.errors import SingularSystemError
 from pliant.metrics import relative_distance
 from pliant.optim.agreement import agree
+from pliant.optim.finite import NonFiniteGradientError
+from pliant.regions.svd import DecompositionError
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
 from pliant.training.build import Data, build_model, judge, load_data, set_up
 from pliant.training.checkpoint import (
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from pliant.training.learner import Learner
     from pliant.training.recipe import Recipe
 
+DIVERGED = (DivergedError, NonFiniteGradientError, DecompositionError, SingularSystemError)
 _LOG = logging.getLogger(__name__)
 
 
@@ -104,13 +108,19 @@ class Trainer:
         try:
             position = self.learner.learn(position, self._on_step, self._on_epoch, stop)
             return self.world.on_main(lambda: self._leave(info, position))
+        except DIVERGED as error:
+            self._note(info.ending("diverged", self.seconds, reason=str(error)))
+            raise
         except BaseException:
-            if self.world.is_main:
-                with suppress(OSError):  # the disk may be the very reason
-                    self.folder.write_info(info.ending("interrupted", self.seconds))
+            self._note(info.ending("interrupted", self.seconds))
             raise
         finally:
             self.watch.end()
+
+    def _note(self, info: RunInfo) -> None:
+        if self.world.is_main:
+            with suppress(OSError):  # the disk may be the very reason
+                self.folder.write_info(info)
 
     def _prepare(self, info: RunInfo, position: Position) -> None:
         self.folder.write_info(info)
