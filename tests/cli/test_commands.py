@@ -313,11 +313,24 @@ def test_export_imports_only_what_the_user_names(folder, monkeypatch):
     assert "--model package.module:function" in pliant(*command, code=2)
     assert "--model package.module:function" in pliant(*command, "--model", "os:getcwd", code=2)
     pliant(*command, "--model", "mine:build")
+    both = ("--model", "mine:build", "--input", "1x1x8x8", "--overwrite")
+    assert "leave --input out" in pliant(*command, *both, code=2)
     (folder / "small" / "model.json").unlink()
-    assert "model.json" in pliant(*command, "--model", "mine:build", "--overwrite", code=2)
+    assert "small has no model.json: give the shape" in pliant(*command, *both[:2], "--overwrite", code=2)
     assert "needs --model" in pliant(*command, "--input", "1x1x8x8", "--overwrite", code=2)
     assert "1x3x32x32" in pliant(*command, "--model", "mine:build", "--input", "1x?", "--overwrite", code=2)
-    pliant(*command, "--model", "mine:build", "--input", "1x1x8x8", "--overwrite")
+    pliant(*command, *both)
+
+
+def test_export_refuses_another_model_than_the_folder_names(folder, monkeypatch):
+    (folder / "other.py").write_text("def build():\n    raise AssertionError('must not be called')\n")
+    monkeypatch.syspath_prepend(str(folder))
+    pliant("train", "tiny.yaml")
+    pliant("compress", "runs/tiny-0", "-o", "small")
+    command = ["export", "small", "-f", "torch-export", "--model"]
+    text = " ".join(pliant(*command, "other:build", code=2).split())
+    assert "small/model.json names the model cnn-4, found --model other:build: leave it out" in text
+    pliant(*command, "cnn-4")
 
 
 def test_export_tells_what_is_wrong_with_a_folder(folder):

@@ -16,6 +16,7 @@ from pliant.cli.console import console
 from pliant.cli.errors import user_errors
 from pliant.compress import load, read_cut
 from pliant.export import ExportCheck, to_onnx, to_torch_export
+from pliant.models.blueprint import FILE as BLUEPRINT_FILE
 from pliant.models.blueprint import check_size, read_blueprint
 from pliant.own import imported
 
@@ -41,7 +42,10 @@ def export(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="PACKAGE.MODULE:FUNCTION", help="Makes the uncut model; only if it is your own."),
+        typer.Option(
+            metavar="PACKAGE.MODULE:FUNCTION",
+            help="Makes the uncut model; only if it is your own. Another one than model.json names is refused.",
+        ),
     ] = None,
     shape: Annotated[
         str | None,
@@ -70,12 +74,25 @@ def export(
 
 
 def _load(folder: Path, model: str | None, shape: str | None) -> tuple[nn.Module, Tensor]:
+    described = (folder / BLUEPRINT_FILE).exists()
+    if shape is not None and described:
+        raise ValueError(
+            f"{folder / BLUEPRINT_FILE} says model and input: leave --input out, or remove that file first"
+        )
     if shape is not None:
         if model is None:
             raise ValueError("--input is for folders without model.json and needs --model package.module:function")
         return load(folder, imported(model)), torch.randn(_shape(shape))
     cut = read_cut(folder)
+    if model is not None and not described:
+        raise ValueError(
+            f"{folder} has no {BLUEPRINT_FILE}: give the shape of an example too, such as --input 1x3x32x32"
+        )
     blueprint = read_blueprint(folder, trusted=model)
+    if model not in (None, blueprint.name):
+        raise ValueError(
+            f"{folder / BLUEPRINT_FILE} names the model {blueprint.name}, found --model {model}: leave it out"
+        )
     check_size(blueprint, cut.dense_parameters)
     return load(folder, blueprint.build), blueprint.example()
 

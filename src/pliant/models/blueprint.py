@@ -108,8 +108,9 @@ def read_blueprint(folder: str | Path, *, trusted: str | None = None) -> Bluepri
     except (OSError, UnicodeDecodeError) as error:
         raise BlueprintError(f"{path} cannot be read: {error}") from error
     if blueprint.name not in NAMES and blueprint.name != trusted:
+        given = "" if trusted is None else f" and not {trusted!r}"
         raise BlueprintError(
-            f"{path} asks for code of {blueprint.name!r:.200}, which is none of pliant's models; "
+            f"{path} asks for code of {blueprint.name!r:.200}, which is none of pliant's models{given}; "
             "if you trust it, name it yourself: --model package.module:function"
         )
     return blueprint
