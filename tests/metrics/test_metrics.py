@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pliant.metrics import Size, accuracy, count_macs, evaluate_loss, relative_distance, size
+from pliant.metrics.size import macs_by_module
 
 
 class _Dropping(nn.Module):
@@ -66,6 +67,71 @@ def test_no_samples_are_an_error(measure):
 )
 def test_macs_are_those_of_the_executed_layer(layer, shape, macs):
     assert size(layer, torch.randn(shape)).macs == macs
+
+
+def bilinear_by_hand(x1, weight, x2):
+    return torch.einsum("bi,oij,bj->bo", x1, weight, x2)
+
+
+def grouped(a, b):
+    ends = torch.tensor([8, a.shape[0] if a.ndim == 2 else b.shape[1]], dtype=torch.int32, device=a.device)
+    return torch._grouped_mm(a.bfloat16(), b.bfloat16(), offs=ends)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shapes", "macs"),
+    [
+        (F.bilinear, [(2, 3), (2, 5), (4, 3, 5)], 2 * 4 * (3 * 5 + 5)),
+        (F.bilinear, [(2, 6, 3), (2, 6, 5), (4, 3, 5)], 12 * 4 * (3 * 5 + 5)),
+        (bilinear_by_hand, [(2, 3), (4, 3, 5), (2, 5)], 2 * 4 * (3 * 5 + 5)),
+        (torch.matmul, [(3, 4), (4,)], 12),
+        (torch.matmul, [(4,), (4, 3)], 12),
+        (torch.matmul, [(4,), (4,)], 4),
+        (torch.vdot, [(4,), (4,)], 4),
+        (torch.addmv, [(3,), (3, 4), (4,)], 12),
+        (torch.addr, [(3, 4), (3,), (4,)], 12),
+        (torch.addbmm, [(3, 5), (2, 3, 4), (2, 4, 5)], 120),
+        (torch.baddbmm, [(2, 3, 5), (2, 3, 4), (2, 4, 5)], 120),
+        (torch.cdist, [(3, 8), (4, 8)], 96),
+        (torch.cdist, [(30, 8), (40, 8)], 9600),
+        (torch.cdist, [(2, 1, 3, 8), (5, 4, 8)], 960),
+        (lambda a, b: torch.cdist(a, b, p=1.0), [(3, 8), (4, 8)], 0),
+        (torch.conv_tbc, [(5, 2, 3), (3, 3, 4), (4,)], 3 * 2 * 4 * 9),
+        (lambda x, w, b: torch.conv_tbc(x, w, b, 1), [(5, 2, 3), (3, 3, 4), (4,)], 5 * 2 * 4 * 9),
+        (lambda a, b: torch._int_mm(a.to(torch.int8), b.to(torch.int8)), [(32, 16), (16, 24)], 32 * 16 * 24),
+        (torch._addmm_activation, [(5,), (3, 4), (4, 5)], 60),
+        (grouped, [(32, 16), (2, 16, 24)], 32 * 16 * 24),
+        (grouped, [(2, 32, 16), (16, 24)], 32 * 16 * 24),
+        (lambda a, b: torch._grouped_mm(a.bfloat16(), b.bfloat16()), [(2, 32, 16), (2, 16, 24)], 2 * 32 * 16 * 24),
+        (F.scaled_dot_product_attention, [(2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 4)], 6 * 5 * 7 * (8 + 4)),
+        (lambda a, b: torch.einsum("bij,bjk->bik", a, b), [(2, 3, 4), (2, 4, 5)], 120),
+        (lambda a, b: torch.einsum("bi,bi->b", a, b), [(2, 3), (2, 3)], 6),
+        (torch.inner, [(3, 4), (5, 4)], 60),
+        (lambda a, b: torch.tensordot(a, b, 2), [(2, 3, 4), (3, 4, 5)], 120),
+        (F.conv_transpose2d, [(1, 4, 5, 5), (4, 6, 3, 3)], 25 * 4 * 6 * 9),
+        (torch.mul, [(3, 4), (3, 4)], 0),
+        (lambda table: F.embedding(torch.tensor([0, 2]), table), [(4, 5)], 0),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_every_operator_that_multiplies_and_adds_counts(operator, shapes, macs, device):
+    class Operator(nn.Module):
+        def forward(self, *tensors):
+            return operator(*tensors)
+
+    assert count_macs(Operator(), tuple(torch.randn(shape, device=device) for shape in shapes)) == macs
+
+
+def test_a_bilinear_layer_counts_for_itself():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.form, self.last = nn.Bilinear(3, 5, 4), nn.Linear(4, 2)
+
+        def forward(self, x1, x2):
+            return self.last(self.form(x1, x2))
+
+    assert macs_by_module(Net(), (torch.randn(2, 3), torch.randn(2, 5))) == {"": 0, "form": 160, "last": 16}
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
+from pliant.metrics.uncounted import UNCOUNTED
 from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
 from pliant.structure.example import Example, call
@@ -57,8 +58,9 @@ def size(model: nn.Module, example: Example) -> Size:
 def count_macs(model: nn.Module, example: Example) -> int:
     """Count the multiply-accumulates of one call in evaluation mode: half the FLOPs of torch's own counter.
 
-    Convolutions and matrix products count; element-wise work and normalisation do not. Fused attention and fused
-    recurrent layers are switched off while counting, for the counter does not see inside them.
+    Convolutions, products of matrices and vectors, bilinear forms and Euclidean distances of pairs count; element-wise
+    work, sums, normalisation, resampling, look-ups, sparse tensors and Fourier transforms do not. Fused attention and
+    fused recurrent layers are switched off while counting, for the counter does not see inside them.
     """
     model = fresh_copy(model)
     with _counting(model) as counter:
@@ -76,7 +78,7 @@ def macs_by_module(model: nn.Module, example: Example) -> dict[str, int]:
 
 @contextmanager
 def _counting(model: nn.Module) -> Iterator[FlopCounterMode]:
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     math = sdpa_kernel(SDPBackend.MATH)
     with eval_mode(model), torch.enable_grad(), slow_path(), math, step_by_step(model), counter:
         yield counter
