@@ -87,8 +87,8 @@ def _flops(count: Callable[..., int], arguments: int) -> Callable[..., int]:
     return flops
 
 
-# For `FlopCounterMode(custom_mapping=...)`, which hands over shapes instead of tensors and counts FLOPs, two each. Names
-# with an underscore are torch's own business: a version without one of them has nothing to count there.
+# For `FlopCounterMode(custom_mapping=...)`, which hands over shapes instead of tensors and counts FLOPs, two each.
+# Names with an underscore are torch's own business: a version without one of them has nothing to count there.
 UNCOUNTED = {
     getattr(torch.ops.aten, name): _flops(count, arguments)
     for name, (count, arguments) in _COUNTS.items()
