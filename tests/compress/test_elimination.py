@@ -109,8 +109,13 @@ def _agree(scores, order, squares):
             assert scores[later] ** 2 == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+LATE = pytest.mark.parametrize("late", [1, 4, 8, elimination._LATE])  # columns after which the whole matrices follow
+
+
+@LATE
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_layers_agree_with_every_fit_made_anew(bias):
+def test_linear_layers_agree_with_every_fit_made_anew(bias, late, monkeypatch):
+    monkeypatch.setattr(elimination, "_LATE", late)
     model, x = _mlp(8, 7, 5, bias=bias), _data(1, 200, 8)
     scores = _scores(_measured(model, x), "0")
     columns = [[atom] for atom in range(7)]
@@ -119,7 +124,9 @@ def test_linear_layers_agree_with_every_fit_made_anew(bias):
     _agree(scores, order, squares)
 
 
-def test_convolutions_lose_a_block_of_columns_for_every_channel():
+@LATE
+def test_convolutions_lose_a_block_of_columns_for_every_channel(late, monkeypatch):
+    monkeypatch.setattr(elimination, "_LATE", late)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 2, bias=False))
     model = model.append(nn.BatchNorm2d(4)).append(nn.Flatten()).append(nn.Linear(4 * 9, 3)).double()

@@ -143,7 +143,7 @@ def test_a_model_without_a_layer_to_cut_is_named_in_the_log(caplog):
         sweep(model, FilterPruning(), [0.0, 0.5], example=example, evaluate=lambda _: 0.0)
     assert len(caplog.records) == 1
     assert "FilterPruning finds nothing to cut in this model" in caplog.text
-    assert "weight_ih_l0: it feeds aten." in caplog.text
+    assert "weight_ih_l0: it meets a tensor of fixed width" in caplog.text
 
 
 def test_a_class_in_place_of_a_compressor_is_refused():

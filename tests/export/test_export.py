@@ -148,8 +148,6 @@ def test_what_cannot_be_exported_says_so(tmp_path, export, file):
     export(_Fixed(), torch.randn(4, 6), tmp_path / file, dynamic_batch=False)
     with pytest.raises(ExportError, match="dynamic_batch=False"):
         export(nn.Identity(), torch.tensor(1.0), tmp_path / file)
-    with pytest.raises(ValueError, match="mapping"):
-        export(nn.Linear(2, 2), {"input": torch.randn(2, 2)}, tmp_path / file)
     with pytest.raises(ValueError, match=r"torch\.compile"):
         export(nn.Sequential(torch.compile(nn.Linear(2, 2), backend="eager")), torch.randn(2, 2), tmp_path / file)
     assert [path.name for path in tmp_path.iterdir()] == [file]
