@@ -125,12 +125,18 @@ def test_a_table_of_other_two_layers_is_refused():
 
 @pytest.mark.slow
 def test_a_table_of_convolutions_along_one_axis_each_is_measured_and_met():
-    model, example = build("resnet")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+    example = torch.randn(1, 3, 24, 24)
     spatial = LowRank(scheme=Scheme.SPATIAL)
-    table = measure_latencies(model, example, scheme=Scheme.SPATIAL, seconds=1e-4)
+    table = measure_latencies(model, example, scheme=Scheme.SPATIAL, seconds=1e-3)
     assert LatencyTable.from_json(table.to_json()) == table
-    cut = spatial.select(model, budget=LatencyTarget(0.95, table), example=example)
-    assert table.predict(spatial.realise(model, cut)) <= 0.95 * table.predict(model) * (1 + 1e-9)
+    whole = table.predict(model)
+    fastest = table.predict(spatial.realise(model, spatial.select(model, 0.95, example=example))) / whole
+    assert fastest < 1  # two layers of a few channels each are faster than one of 64
+    target = (1 + fastest) / 2  # halfway, whatever this machine is good at
+    cut = spatial.select(model, budget=LatencyTarget(target, table), example=example)
+    assert table.predict(spatial.realise(model, cut)) <= target * whole * (1 + 1e-9)
 
 
 @given(rows=SIZES, columns=SIZES, data=st.data())
