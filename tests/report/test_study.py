@@ -1,11 +1,11 @@
 import json
 from dataclasses import replace
 
-import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
 from pliant.report.curves import Curve, Point, Spread, curves_of
-from pliant.report.plots import draw
+from pliant.report.plots import MACS, PARAMETERS, RECALIBRATED, REMOVED, draw
 from pliant.report.publish import publish_run, publish_study
 from pliant.report.rows import MetricsRow, SweepRow, append_row
 from pliant.report.study import read_record, study
@@ -195,14 +195,90 @@ def test_a_study_is_written_as_tables_and_pictures(make_run, cut, tmp_path):
     assert "60.0 ±0.0 → 80.0 ±0.0" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_many_methods_have_panels_of_their_own_before_and_after_recalibration(tmp_path):
-    def width(methods):
-        spread = Spread.of([0.5, 0.7])
-        curves = [Curve(f"m{i}", "filters", (Point(0.5, 0.5, spread, spread, 0.5, 0.5),)) for i in range(methods)]
-        draw(tmp_path / "plot.png", curves, title="T")
-        return matplotlib.image.imread(tmp_path / "plot.png").shape[1]
+SPREAD = Spread.of([0.8, 0.9])
 
-    assert width(7) == width(2) < width(8) == width(30)
+
+def drawn(tmp_path, monkeypatch, curves, **options):
+    """The axes of a drawn picture that are seen."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)))
+    draw(tmp_path / "plot.png", curves, title="T", **options)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    return [axes for axes in figures[0].axes if axes.get_visible()]
+
+
+def test_many_methods_have_panels_of_their_own_before_and_after_recalibration(tmp_path, monkeypatch):
+    def titles(methods, recalibrated):
+        points = (Point(0.5, 0.5, SPREAD, recalibrated, 0.5, 0.5),)
+        curves = [Curve(f"m{i}", "filters", points) for i in range(methods)]
+        return [axes.get_title(loc="left") for axes in drawn(tmp_path, monkeypatch, curves)]
+
+    assert titles(7, SPREAD) == titles(2, SPREAD) == titles(7, None) == ["filters"]
+    assert titles(8, SPREAD) == titles(30, SPREAD) == ["filters\nraw cut", "filters\nBatchNorm recalibrated"]
+    assert titles(8, None) == ["filters\nraw cut"]
+
+
+def test_what_is_reconstructed_has_panels_of_its_own(tmp_path, monkeypatch):
+    points = (Point(0.5, 0.5, SPREAD, SPREAD, 0.5, 0.5, reconstructed=SPREAD),)
+    curves = [Curve("m", "filters", points)]
+    ends = ["raw cut", "BatchNorm recalibrated", "reconstructed"]
+    titles = [axes.get_title(loc="left") for axes in drawn(tmp_path, monkeypatch, curves)]
+    assert titles == [f"filters\n{end}" for end in ends]
+    run = drawn(tmp_path, monkeypatch, curves, axes=(REMOVED, PARAMETERS, MACS))
+    assert [axes.get_title(loc="left") for axes in run] == ["filters"] * 3
+
+
+def test_a_curve_begins_at_the_uncut_model(tmp_path, monkeypatch):
+    def begins(fractions, axis, whole=0.95):
+        points = tuple(Point(f, f, SPREAD, SPREAD, 1 - f, 1 - f / 2) for f in fractions)
+        (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", "filters", points, whole and Spread.of([whole]))], axes=axis)
+        lines = [line.get_xydata().tolist() for line in axes.lines]
+        assert len(lines) == 2
+        assert lines[0] == lines[1]
+        return lines[0]
+
+    mean = pytest.approx(0.85)
+    assert begins([0.5], (REMOVED,)) == [[0.0, 0.95], [0.5, mean]]
+    assert begins([0.5], (MACS,)) == [[0.75, mean], [1.0, 0.95]]
+    assert begins([0.0, 0.5], (REMOVED,)) == [[0.0, mean], [0.5, mean]]  # measured after the repair: not replaced
+    assert begins([0.5], (REMOVED,), whole=None) == [[0.5, mean]]
+
+
+def test_panels_say_when_there_is_nothing_to_see(tmp_path, monkeypatch):
+    entries = Point(0.5, 0.5, SPREAD, SPREAD, 1.0, 1.0)
+    filters = replace(entries, parameters=0.5, reconstructed=SPREAD)
+    pairs = (("entries", entries), ("filters", filters))
+    curves = [Curve(f"m{i}", name, (point,), SPREAD) for i in range(8) for name, point in pairs]
+    seen = drawn(tmp_path, monkeypatch, curves, axes=(PARAMETERS,))
+    texts = {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in seen}
+    assert texts["entries\nraw cut"] == texts["entries\nBatchNorm recalibrated"] == ["stays the same"]
+    assert texts["entries\nreconstructed"] == ["not measured"]
+    assert texts["filters\nreconstructed"] == []
+
+
+@pytest.mark.parametrize(("worst", "bottom"), [(0.1, 0.0), (0.24, 0.0), (0.63, 0.6)])
+def test_accuracy_begins_at_zero_unless_all_are_far_from_it(tmp_path, monkeypatch, worst, bottom):
+    points = (Point(0.5, 0.5, Spread.of([0.9]), None, 0.5, 0.5), Point(0.7, 0.7, Spread.of([worst]), None, 0.3, 0.3))
+    (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", "filters", points)])
+    low, high = axes.get_ylim()
+    assert low == pytest.approx(bottom)
+    assert 0.9 < high < 1
+
+
+def test_long_names_of_compressors_are_put_on_several_lines(tmp_path, monkeypatch):
+    name = "both (score reconstruction, scheme spatial, search closest) by MACs"
+    (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", name, (Point(0.5, 0.5, SPREAD, None, 0.5, 0.5),))])
+    lines = axes.get_title(loc="left").split("\n")
+    assert " ".join(lines) == name
+    assert max(map(len, lines)) <= 44
+
+
+def test_one_repair_can_be_drawn_alone(tmp_path, monkeypatch):
+    point = Point(0.5, 0.5, SPREAD, Spread.of([0.3]), 0.5, 0.5)
+    (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", "filters", (point,))], repairs=(RECALIBRATED,))
+    assert axes.get_title(loc="left") == "filters\nBatchNorm recalibrated"
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.3]]
 
 
 def test_a_run_is_written_into_its_own_folder(make_run, cut):

@@ -44,11 +44,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One method under one compressor, by ascending fraction."""
+    """One method under one compressor, by ascending fraction; `dense` is the accuracy before any cut, if known."""
 
     method: str
     compressor: str
     points: tuple[Point, ...]
+    dense: Spread | None = None
 
     def at(self, fraction: float) -> Point | None:
         """Return the point of this fraction, if there is one."""
@@ -58,16 +59,17 @@ class Curve:
 _SAME = 1e-9
 
 
-def curves_of(method: str, seeds: Sequence[Sequence[SweepRow]]) -> list[Curve]:
+def curves_of(method: str, seeds: Sequence[Sequence[SweepRow]], dense: Spread | None = None) -> list[Curve]:
     """Make a curve for every compressor.
 
     Args:
         method: its label.
         seeds: the sweep rows of every run; of two rows of a run for one cut the later counts.
+        dense: accuracy of the uncut models.
     """
     latest = [_latest(rows) for rows in seeds]
     compressors = dict.fromkeys(compressor for rows in latest for compressor, _ in rows)
-    return [Curve(method, name, _points([_only(rows, name) for rows in latest])) for name in compressors]
+    return [Curve(method, name, _points([_only(rows, name) for rows in latest]), dense) for name in compressors]
 
 
 def _latest(rows: Sequence[SweepRow]) -> dict[tuple[str, float], SweepRow]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,19 +23,18 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 _PANEL = (3.9, 3.0)
 _COLUMNS = 3
+_TITLE = 44  # letters in a line of a panel's title
+_FAR = 0.25  # an accuracy above which the axis need not begin at zero
+_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What accuracy is drawn against."""
+    """What accuracy is drawn against, and where the uncut model is on it."""
 
     title: str
     value: Callable[[Point], float]
-
-    def moves(self, curves: Sequence[Curve]) -> bool:
-        """Tell whether there is anything to draw against: pruning single weights leaves the sizes as they are."""
-        values = [self.value(point) for curve in curves for point in curve.points]
-        return len(values) == 1 or max(values) - min(values) > _FLAT
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,14 @@ class Repair:
     value: Callable[[Point], Spread | None]
 
     def found_in(self, curves: Sequence[Curve]) -> bool:
-        """Tell whether any point has it."""
-        return any(self.value(point) is not None for curve in curves for point in curve.points)
+        """Tell whether any cut has it; a model of which nothing is removed is no cut."""
+        return any(self.value(point) is not None for curve in curves for point in curve.points if point.fraction > 0)
 
 
-REPAIRS = (
-    Repair("raw cut", "-", lambda point: point.raw),
-    Repair("BatchNorm recalibrated", "--", lambda point: point.recalibrated),
-    Repair("reconstructed", ":", lambda point: point.reconstructed),
-)
+RAW = Repair("raw cut", "-", lambda point: point.raw)
+RECALIBRATED = Repair("BatchNorm recalibrated", "--", lambda point: point.recalibrated)
+RECONSTRUCTED = Repair("reconstructed", ":", lambda point: point.reconstructed)
+REPAIRS = (RAW, RECALIBRATED, RECONSTRUCTED)
 
 
 @dataclass(frozen=True)
@@ -67,28 +66,49 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The compressor, and the repair where the panel shows one of several."""
-        return self.compressor if self.repairs == REPAIRS else f"{self.compressor}, {self.repairs[0].title}"
+        """The compressor, and the repair where the panel shows one of several; short lines."""
+        lines = textwrap.wrap(self.compressor, _TITLE)
+        return "\n".join([*lines, *(repair.title for repair in self.repairs if len(self.repairs) == 1)])
+
+    def lines(self, curve: Curve) -> Iterator[tuple[Repair, list[tuple[float, Spread]]]]:
+        """Yield what to draw of a curve: pairs of place and accuracy, from the uncut model on where it is known."""
+        for repair in self.repairs:
+            found = [(point, repair.value(point)) for point in curve.points]
+            known = [(self.axis.value(point), spread) for point, spread in found if spread is not None]
+            starts = any(point.fraction == 0 and spread is not None for point, spread in found)
+            if known and repair.found_in([curve]) and curve.dense is not None and not starts:
+                known.append((self.axis.whole, curve.dense))
+            if known:
+                yield repair, sorted(known, key=lambda pair: pair[0])
 
 
 _FLAT = 1e-3
-REMOVED = Axis("removed", lambda point: point.fraction)
-PARAMETERS = Axis("parameters left", lambda point: point.parameters)
-MACS = Axis("MACs left", lambda point: point.macs)
+REMOVED = Axis("removed", lambda point: point.fraction, whole=0.0)
+PARAMETERS = Axis("parameters left", lambda point: point.parameters, whole=1.0)
+MACS = Axis("MACs left", lambda point: point.macs, whole=1.0)
 
 
-def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis] = (REMOVED,)) -> None:
+def draw(
+    path: Path,
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    axes: Sequence[Axis] = (REMOVED,),
+    repairs: tuple[Repair, ...] = REPAIRS,
+) -> None:
     """Draw small multiples into a PNG file.
 
     Solid is the raw cut, dashed after BatchNorm recalibration, dotted after reconstruction; the line is the mean over
-    seeds, the band their range. More methods than there are colours get panels of their own for these, and lines tell
-    the methods apart.
+    seeds, the band their range. A curve begins at the uncut model where that is known. Where something was
+    reconstructed, or with more methods than there are colours, each repair has panels of its own, and lines
+    tell the methods apart. Accuracy begins at zero unless even the worst is above a quarter.
 
     Args:
         path: the file.
         curves: of one or more methods and compressors, at least one.
         title: of the picture.
         axes: with one, panels flow over the columns; with several, each has a row of its own.
+        repairs: those shown; what no cut has is left out.
 
     Raises:
         ValueError: there is no curve to draw.
@@ -96,24 +116,34 @@ def draw(path: Path, curves: Sequence[Curve], *, title: str, axes: Sequence[Axis
     if not curves:
         raise ValueError("curves must hold at least one curve, found none; run pliant sweep first")
     methods = list(dict.fromkeys(curve.method for curve in curves))
-    shown = _panels(curves, axes, crowded=len(methods) > len(_COLOURS))
-    columns = len(shown) // len(axes) if len(axes) > 1 else min(_COLUMNS, len(shown))
-    figure, panels = _grid(len(shown), columns)
+    shown = _panels(curves, axes, repairs, many=len(methods) > len(_COLOURS))
+    alone = len(shown[0].repairs) == 1
+    figure, panels = _grid(len(shown), _columns(shown, axes), share="col" if alone else "all")
     for panel, content in zip(panels, shown, strict=False):
         _panel(panel, content, [curve for curve in curves if curve.compressor == content.compressor], methods)
+        panel.set_xlim(*_span(content.axis, shown, curves))
+        panel.set_ylim(*_limits(content.repairs, shown, curves))
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    handles = _legend(methods, curves)
+    handles = _legend(methods, [] if alone else [repair for repair in repairs if repair.found_in(curves)])
     room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
     ncols = min(len(handles), max(1, room))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 
-def _grid(count: int, columns: int) -> tuple[Figure, Any]:
+def _columns(panels: Sequence[Panel], axes: Sequence[Axis]) -> int:
+    """Several axes or repairs side by side have rows and columns of their own; otherwise panels flow."""
+    if len(axes) > 1:
+        return len(panels) // len(axes)
+    kinds = len({panel.repairs for panel in panels})
+    return kinds if kinds > 1 else min(_COLUMNS, len(panels))
+
+
+def _grid(count: int, columns: int, *, share: Literal["all", "col"]) -> tuple[Figure, Any]:
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=share).flatten()
     for panel in panels[count:]:
         panel.set_visible(False)
     for panel in panels[::columns]:
@@ -121,35 +151,56 @@ def _grid(count: int, columns: int) -> tuple[Figure, Any]:
     return figure, panels
 
 
-def _panels(curves: Sequence[Curve], axes: Sequence[Axis], *, crowded: bool) -> list[Panel]:
+def _panels(curves: Sequence[Curve], axes: Sequence[Axis], repairs: tuple[Repair, ...], *, many: bool) -> list[Panel]:
     compressors = list(dict.fromkeys(curve.compressor for curve in curves))
-    repairs = [repair for repair in REPAIRS if repair.found_in(curves)]
-    if not crowded or len(repairs) == 1:
-        return [Panel(axis, name, REPAIRS) for axis in axes for name in compressors]
-    return [Panel(axis, name, (repair,)) for axis in axes for name in compressors for repair in repairs]
+    found = [repair for repair in repairs if repair.found_in(curves)]
+    apart = many or (len(axes) == 1 and RECONSTRUCTED in found)  # reconstruction lies close together, and far from raw
+    kinds = [(repair,) for repair in found] if found and apart else [repairs]
+    return [Panel(axis, name, kind) for axis in axes for name in compressors for kind in kinds]
 
 
 def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
-    axis = content.axis
-    if not axis.moves(curves):
-        panel.text(0.5, 0.5, "stays the same", ha="center", color="#666666", fontsize=9)
-    for curve in curves if axis.moves(curves) else ():
-        colour, dash = _look(methods.index(curve.method))
-        for repair in content.repairs:
-            found = [(axis.value(point), repair.value(point)) for point in curve.points]
-            known = [(x, spread) for x, spread in found if spread is not None]
-            if known:
-                _line(panel, known, colour, repair.dash if len(content.repairs) > 1 else dash)
+    lines = [(curve, repair, pairs) for curve in curves for repair, pairs in content.lines(curve)]
+    places = [x for _, _, pairs in lines for x, _ in pairs]
+    cuts = any(repair.found_in(curves) for repair in content.repairs)
+    flat = any(len(pairs) > 1 for _, _, pairs in lines) and max(places) - min(places) <= _FLAT
+    if not cuts or flat:
+        panel.text(0.5, 0.5, "stays the same" if cuts else "not measured", ha="center", va="center", color="#666666",
+                   fontsize=9, transform=panel.transAxes)  # fmt: skip
+    else:
+        for curve, repair, pairs in lines:
+            colour, dash = _look(methods.index(curve.method))
+            _line(panel, pairs, colour, repair.dash if len(content.repairs) > 1 else dash)
     panel.set_title(content.title, fontsize=10, loc="left")
-    panel.set_xlabel(axis.title, fontsize=9)
-    panel.set_xlim(-0.03, 1.03)
-    panel.set_ylim(0, 1.02)
-    panel.xaxis.set_major_formatter(PercentFormatter(1))
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    panel.set_xlabel(content.axis.title, fontsize=9)
+    panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.tick_params(labelsize=8, length=2)
     panel.grid(visible=True, color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
+
+
+def _span(axis: Axis, panels: Sequence[Panel], curves: Sequence[Curve]) -> tuple[float, float]:
+    """Return the range of an axis, the same in all of its panels."""
+    places = [x for panel in panels if panel.axis == axis for x, _ in _pairs(panel, curves)]
+    return min(places) - _MARGIN, max(places) + _MARGIN
+
+
+def _limits(repairs: tuple[Repair, ...], panels: Sequence[Panel], curves: Sequence[Curve]) -> tuple[float, float]:
+    """Return the range of accuracies that panels of a repair share: from zero, unless even the worst is far from it."""
+    spreads = [spread for panel in panels if panel.repairs == repairs for _, spread in _pairs(panel, curves)]
+    low, high = min(spread.low for spread in spreads), max(spread.high for spread in spreads)
+    bottom = 0.0 if low < _FAR else math.floor(20 * low - 0.2) / 20
+    return bottom, min(1.02, high + 0.04 * (high - bottom) + 1e-3)
+
+
+def _pairs(panel: Panel, curves: Sequence[Curve]) -> Iterator[tuple[float, Spread]]:
+    """Yield all that a panel shows."""
+    for curve in curves:
+        if curve.compressor == panel.compressor:
+            for _, pairs in panel.lines(curve):
+                yield from pairs
 
 
 def _look(index: int) -> tuple[str, Dash]:
@@ -158,17 +209,15 @@ def _look(index: int) -> tuple[str, Dash]:
 
 
 def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: Dash) -> None:  # noqa: ANN401  (see above)
-    known = sorted(pairs, key=lambda pair: pair[0])
-    xs = [x for x, _ in known]
-    panel.plot(xs, [s.mean for _, s in known], color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
-    if any(s.count > 1 for _, s in known):
-        panel.fill_between(xs, [s.low for _, s in known], [s.high for _, s in known], color=colour, alpha=0.15, lw=0)
+    xs = [x for x, _ in pairs]
+    panel.plot(xs, [s.mean for _, s in pairs], color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
+    if any(s.count > 1 for _, s in pairs):
+        panel.fill_between(xs, [s.low for _, s in pairs], [s.high for _, s in pairs], color=colour, alpha=0.15, lw=0)
 
 
-def _legend(methods: Sequence[str], curves: Sequence[Curve]) -> list[Line2D]:
+def _legend(methods: Sequence[str], repairs: Sequence[Repair]) -> list[Line2D]:
     looks = [(method, *_look(index)) for index, method in enumerate(methods)]
     handles = [Line2D([], [], color=c, linestyle=dash, linewidth=2.5, label=name) for name, c, dash in looks]
-    repairs = [repair for repair in REPAIRS if repair.found_in(curves)]
-    if len(methods) <= len(_COLOURS) and len(repairs) > 1:
+    if len(repairs) > 1:
         handles += [Line2D([], [], color="#333333", linestyle=r.dash, label=r.title) for r in repairs]
     return handles

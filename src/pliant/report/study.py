@@ -81,7 +81,7 @@ class Entry:
 
     def curves(self) -> list[Curve]:
         """A curve for every compressor that was swept."""
-        return curves_of(self.label, [record.sweep for record in self.records])
+        return curves_of(self.label, [record.sweep for record in self.records], self.dense)
 
 
 def read_record(path: Path) -> Record:
