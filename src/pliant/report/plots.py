@@ -26,6 +26,7 @@ _COLUMNS = 3
 _TITLE = 44  # letters in a line of a panel's title
 _FAR = 0.25  # an accuracy above which the axis need not begin at zero
 _MARGIN = 0.03
+_LINE = 0.2  # inches of a line of the legend or the title
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,15 @@ def draw(
         _panel(panel, content, [curve for curve in curves if curve.compressor == content.compressor], methods)
         panel.set_xlim(*_span(content.axis, shown, curves))
         panel.set_ylim(*_limits(content.repairs, shown, curves))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    width = figure.get_figwidth()
+    heading = textwrap.fill(title, int(10 * width))
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles = _legend(methods, [] if alone else [repair for repair in repairs if repair.found_in(curves)])
-    room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
+    room = int(width / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
     ncols = min(len(handles), max(1, room))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
+    lines = math.ceil(len(handles) / ncols) + heading.count("\n")
+    figure.set_figheight(figure.get_figheight() + _LINE * lines)
     figure.savefig(path, dpi=150)
 
 
@@ -141,7 +146,7 @@ def _columns(panels: Sequence[Panel], axes: Sequence[Axis]) -> int:
 
 def _grid(count: int, columns: int, *, share: Literal["all", "col"]) -> tuple[Figure, Any]:
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 1.1), layout="constrained")
+    figure = Figure(figsize=(max(columns, 1.6) * _PANEL[0], rows * _PANEL[1] + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=share).flatten()
     for panel in panels[count:]:
