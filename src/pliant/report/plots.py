@@ -196,7 +196,7 @@ def _limits(repairs: tuple[Repair, ...], panels: Sequence[Panel], curves: Sequen
     """Return the range of accuracies that panels of a repair share: from zero, unless even the worst is far from it."""
     spreads = [spread for panel in panels if panel.repairs == repairs for _, spread in _pairs(panel, curves)]
     low, high = min(spread.low for spread in spreads), max(spread.high for spread in spreads)
-    bottom = 0.0 if low < _FAR else math.floor(20 * low - 0.2) / 20
+    bottom = 0.0 if low < _FAR else math.floor(50 * low - 0.5) / 50
     return bottom, min(1.02, high + 0.04 * (high - bottom) + 1e-3)
 
 
