@@ -181,6 +181,15 @@ def test_it_is_the_slow_twin(compressor, normalised):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_steps_under_autocast_are_those_without_its_cache(compressor):
+    models = []
+    for cached in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            models.append(trained(3, cram(compressor, 0.3, 0.6, ascent=0.2))[0])
+    assert same(*models)
+
+
 def test_it_obeys_the_laws_of_optimizers():
     def make(model):
         # Under a global scope the weights of one layer decide about those of another.

@@ -70,9 +70,10 @@ def test_its_gate_is_a_projection_that_keeps_the_cut_weight(name, rank, fraction
 def test_autocast_does_not_make_a_cut_coarser():
     first, second = (net("square", trained=True) for _ in range(2))
     compressor = LowRank(scheme=Scheme.SPATIAL)
-    operator_of(compressor, first, EXAMPLE).compress(0.85)
+    gradient = torch.randn(first[1].weight.shape)
+    gated = operator_of(compressor, first, EXAMPLE).compress(0.85)[first[1].weight](gradient)
     with torch.autocast("cpu", torch.bfloat16):
-        operator_of(compressor, second, EXAMPLE).compress(0.85)
+        assert torch.equal(operator_of(compressor, second, EXAMPLE).compress(0.85)[second[1].weight](gradient), gated)
     assert torch.equal(first[1].weight, second[1].weight)
 
 

@@ -174,6 +174,78 @@ def test_between_begin_and_step_the_model_is_the_cut_one_and_restore_ends_that()
         optimizer.step()
 
 
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_in_a_pause_the_model_is_whole_and_the_step_goes_on_with_its_cut(compressor):
+    data = batches(4)
+    model, twin = net(), net()
+    optimizer = around(model, compressor, 0.0, 0.3, 0.6)
+    other = around(twin, compressor, 0.0, 0.3, 0.6)
+    for x, y in data:
+        whole = copy.deepcopy(model.state_dict())
+        fraction = optimizer.begin()
+        F.cross_entropy(model(x), y).backward()
+        cut = copy.deepcopy(model)
+        for _ in range(2):
+            optimizer.pause()
+            assert not optimizer.begun
+            assert all(torch.equal(p, whole[name]) for name, p in model.named_parameters())
+            optimizer.state_dict()
+        assert optimizer.begin() == fraction
+        assert same(model, cut)
+        optimizer.pause()  # a step can be taken from here
+        optimizer.step()
+        optimizer.zero_grad()
+        learn_without_closures(twin, other, [(x, y)])
+        assert same(model, twin)
+    optimizer.pause()
+    assert same(model, twin)
+
+
+def test_what_is_paused_can_be_restored_and_a_closure_ends_a_pause():
+    first, second = batches(2)
+    model, twin = plain_net(), plain_net()
+    whole = copy.deepcopy(model)
+    optimizer = around(model, FilterPruning(), 0.5)
+    optimizer.begin()
+    optimizer.pause()
+    optimizer.restore()
+    assert same(model, whole)
+    with pytest.raises(ValueError, match="call begin"):
+        optimizer.step()
+    optimizer.begin()
+    optimizer.pause()
+    learn(model, optimizer, [first, second])
+    learn(twin, around(twin, FilterPruning(), 0.5), [first, second])
+    assert same(model, twin)
+
+
+@pytest.mark.parametrize("compressor", CUTS, ids=repr)
+def test_a_loop_under_autocast_is_the_one_without_its_cache(compressor):
+    models = [net(), net()]
+    for model, cached in zip(models, (True, False), strict=True):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            optimizer = around(model, compressor, 0.0, 0.3, 0.6)
+            learn(model, optimizer, batches(3))
+            learn_without_closures(model, optimizer, batches(3))
+    assert same(*models)
+
+
+def test_under_autocast_the_model_is_cut_paused_and_restored():
+    model, x = plain_net(), torch.randn(4, 1, 6, 6)
+    optimizer = around(model, LowRank(), 0.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = model(x)
+        optimizer.begin()
+        cut = model(x)
+        assert (cut - whole).norm() > 0.1 * whole.norm()
+        optimizer.pause()
+        assert torch.equal(model(x), whole)
+        optimizer.begin()
+        assert torch.equal(model(x), cut)
+        optimizer.restore()
+        assert torch.equal(model(x), whole)
+
+
 def test_a_closure_after_begin_is_evaluated_at_the_cut_that_begin_has_made():
     first, second = batches(2)
     model, twin = plain_net(), plain_net()
@@ -201,7 +273,7 @@ def test_what_is_set_aside_is_neither_lost_in_a_copy_nor_put_over_what_was_loade
     optimizer.begin()
     assert optimizer.begun
     for save in (optimizer.state_dict, lambda: copy.deepcopy(optimizer), lambda: pickle.dumps(optimizer)):
-        with pytest.raises(RuntimeError, match=r"call step\(\) or restore\(\) first"):
+        with pytest.raises(RuntimeError, match=r"call step\(\), pause\(\) or restore\(\) first"):
             save()
     other = net()
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.methods.operators import Gate, Operator
 from pliant.methods.outer import Outer
 from pliant.sharding import is_sharded
 
@@ -75,8 +76,30 @@ class AtCuts(Outer):
         self.share()
 
 
+# Autocast keeps its casts of the weights until its outermost context ends, even if the weights change in place: what
+# changes them between two forward passes clears the casts, for loops that take whole steps under autocast.
+
+
+def cut_in_place(operator: Operator, fraction: float) -> Mapping[Tensor, Gate]:
+    """Compress the model of an operator, and return the gates of its gradients."""
+    gates = operator.compress(fraction)
+    torch.clear_autocast_cache()
+    return gates
+
+
 def put_back(copies: Copies) -> None:
     """Make tensors what they were, in place."""
     with torch.no_grad():
         for tensor, old in copies:
             tensor.copy_(old)
+    torch.clear_autocast_cache()
+
+
+def exchange(copies: Copies) -> None:
+    """Exchange what is in tensors with what is in their copies, in place."""
+    with torch.no_grad():
+        for tensor, other in copies:
+            now = tensor.clone()
+            tensor.copy_(other)
+            other.copy_(now)
+    torch.clear_autocast_cache()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.methods.at_cuts import AtCuts
+from pliant.methods.at_cuts import AtCuts, cut_in_place
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Operator
 from pliant.optim.agreement import settings_of
@@ -130,7 +130,7 @@ class CrAM(AtCuts):
             for p, grad in dense:
                 p.add_(grad * factor)
                 p.grad = None  # the closure may write zeros into what it finds
-            gates = self.operator.compress(self.cramming.fraction(self.taken))
+            gates = cut_in_place(self.operator, self.cramming.fraction(self.taken))
             with torch.enable_grad():
                 closure()
             return [gates[p](p.grad) if p in gates and p.grad is not None else p.grad for p, _ in dense]

@@ -193,8 +193,9 @@ class _Tangent:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         matrices = self.axes.to_matrices(tensor)
-        outside = matrices - self.left @ (self.left.mT @ matrices)
-        outside = outside - outside @ self.right.mT @ self.right
+        with torch.autocast(matrices.device.type, enabled=False):  # products of 16 bits are no projection
+            outside = matrices - self.left @ (self.left.mT @ matrices)
+            outside = outside - outside @ self.right.mT @ self.right
         return self.axes.from_matrices(matrices - outside, tensor.shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
 
@@ -10,10 +11,32 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pliant.methods.at_cuts import AtCuts, Copies, put_back
+from pliant.methods.at_cuts import AtCuts, Copies, cut_in_place, exchange, put_back
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Gate, Operator
 from pliant.optim.agreement import settings_of
+
+
+@dataclass
+class _Begun:
+    """A step that was begun.
+
+    Args:
+        fraction: of the atoms that it removes.
+        gates: parameter -> what of its gradient counts.
+        aside: parameters and buffers with copies of what is to be put back or, in a pause, of the cut.
+        paused: whether the model is whole for a while.
+    """
+
+    fraction: float
+    gates: Mapping[Tensor, Gate]
+    aside: Copies
+    paused: bool = False
+
+    def turn(self, *, paused: bool) -> None:
+        """Exchange the cut model and the whole one."""
+        exchange(self.aside)
+        self.paused = paused
 
 
 class RandomCut(AtCuts):
@@ -63,9 +86,7 @@ class RandomCut(AtCuts):
     seed: int
     start: int
 
-    # Between `begin` and `step`: what is to be put back, and what of the gradients counts.
-    _aside: Copies = ()
-    _gates: Mapping[Tensor, Gate] | None = None
+    _begun: _Begun | None = None  # between `begin` and `step`
 
     def __init__(
         self,
@@ -90,31 +111,44 @@ class RandomCut(AtCuts):
         """Cut the weights for the passes that the next `step()` takes its gradients from, in loops without closures.
 
         Until then the model *is* the cut one, buffers included; `step` and `restore` put everything back. Evaluate and
-        save outside, and call `restore` where a pass has failed or a gradient scaler has skipped the step. What an
-        earlier call has cut is put back first.
+        save outside or after `pause`, and call `restore` where a pass has failed or a gradient scaler has skipped the
+        step. What an earlier call has cut is put back first; what was paused goes on.
 
         Returns:
             The fraction of the atoms that is removed.
         """
+        if self._begun is not None and self._begun.paused:
+            self._begun.turn(paused=False)
+            return self._begun.fraction
         self.restore()
         operator, fraction = self._drawn()
-        self._aside = self.copies() if fraction else ()
+        aside = self.copies() if fraction else ()
         try:
-            self._gates = operator.compress(fraction) if fraction else {}
+            self._begun = _Begun(fraction, cut_in_place(operator, fraction) if fraction else {}, aside)
         except BaseException:
-            self.restore()
+            put_back(aside)
             raise
         return fraction
 
     @property
     def begun(self) -> bool:
-        """Whether `begin` was called, and neither `step` nor `restore` since."""
-        return self._gates is not None
+        """Whether `begin` was called, and neither `step` nor `restore` nor `pause` since."""
+        return self._begun is not None and not self._begun.paused
+
+    @torch.no_grad()
+    def pause(self) -> None:
+        """Make the model whole between two passes of one step, to evaluate or save it; do nothing where nothing is cut.
+
+        `begin` goes on with the same cut, at the cost of copying the weights.
+        """
+        if self._begun is not None and not self._begun.paused:
+            self._begun.turn(paused=True)
 
     def restore(self) -> None:
         """Put back what `begin` has cut, without a step; do nothing where nothing is cut."""
-        put_back(self._aside)
-        self._aside, self._gates = (), None
+        if self._begun is not None and not self._begun.paused:
+            put_back(self._begun.aside)
+        self._begun = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -140,13 +174,13 @@ class RandomCut(AtCuts):
             except BaseException:
                 self.restore()
                 raise
-        if self._gates is None:
+        if self._begun is None:
             raise ValueError(
                 "RandomCut cuts the model before its gradient is taken: call begin() before the forward pass, or "
                 "step(closure) with a closure that clears the gradients, evaluates the model, calls backward and "
                 "returns the loss"
             )
-        gates = self._gates
+        gates = self._begun.gates
         self.restore()
         found = [(p, p.grad) for p in self.params() if p.grad is not None]
         for p, grad in found:
@@ -177,7 +211,7 @@ class RandomCut(AtCuts):
             ValueError: if it is not the state of a `RandomCut`.
         """
         super().load_state_dict(state_dict)
-        self._aside, self._gates = (), None
+        self._begun = None
 
     def settings(self) -> list[str]:
         """Return what is cut how, which must be alike on all processes."""
@@ -188,7 +222,7 @@ class RandomCut(AtCuts):
         if self.begun:
             raise RuntimeError(
                 "between begin() and step() the model is the cut one, and a copy or checkpoint would lose what is set "
-                "aside: call step() or restore() first"
+                "aside: call step(), pause() or restore() first"
             )
 
     def _drawn(self) -> tuple[Operator, float]:
