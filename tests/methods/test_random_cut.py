@@ -20,6 +20,7 @@ from pliant.testing.optimizers.case import small_model
 
 CUTS = [FilterPruning(), LowRank(), LowRank(scheme=Scheme.SPATIAL), UnstructuredPruning()]
 EXAMPLE = torch.zeros(2, 1, 6, 6)
+always_cut = pytest.mark.filterwarnings("ignore:no fraction is 0")  # some tests want a cut in every step
 
 
 def net():
@@ -84,6 +85,7 @@ def test_at_fraction_zero_it_is_the_inner_optimizer_to_the_bit(compressor, inner
     assert same(model, learn(plain, inner(plain), batches(4)))
 
 
+@always_cut
 def test_until_it_starts_it_is_the_inner_optimizer_and_then_it_cuts_as_it_would_without():
     data = batches(8)
     plain, late, twin = net(), net(), net()
@@ -156,6 +158,7 @@ def test_gradients_of_several_batches_are_all_those_of_one_cut():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@always_cut
 def test_between_begin_and_step_the_model_is_the_cut_one_and_restore_ends_that():
     model = net()
     whole = copy.deepcopy(model)
@@ -201,6 +204,7 @@ def test_in_a_pause_the_model_is_whole_and_the_step_goes_on_with_its_cut(compres
     assert same(model, twin)
 
 
+@always_cut
 def test_what_is_paused_can_be_restored_and_a_closure_ends_a_pause():
     first, second = batches(2)
     model, twin = plain_net(), plain_net()
@@ -230,6 +234,7 @@ def test_a_loop_under_autocast_is_the_one_without_its_cache(compressor):
     assert same(*models)
 
 
+@always_cut
 def test_under_autocast_the_model_is_cut_paused_and_restored():
     model, x = plain_net(), torch.randn(4, 1, 6, 6)
     optimizer = around(model, LowRank(), 0.7)
@@ -265,6 +270,7 @@ def test_a_closure_after_begin_is_evaluated_at_the_cut_that_begin_has_made():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@always_cut
 def test_what_is_set_aside_is_neither_lost_in_a_copy_nor_put_over_what_was_loaded():
     model = net()
     optimizer = around(model, FilterPruning(), 0.5)
@@ -305,11 +311,20 @@ def test_every_operator_and_every_fraction_is_drawn_equally_often():
 
 def test_running_statistics_see_the_whole_model_alone():
     model = net()
-    optimizer = around(model, FilterPruning(), 0.5)
+    with pytest.warns(UserWarning, match=r"statistics .* those of '1' are never updated"):
+        optimizer = around(model, FilterPruning(), 0.5)
     learn(model, optimizer, batches(2))
     assert int(model[1].num_batches_tracked) == 0
     learn(model, around(model, FilterPruning(), 0.0), batches(2))
     assert int(model[1].num_batches_tracked) == 2
+
+
+def test_only_running_statistics_that_are_tracked_are_warned_of():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 3))
+    around(model, LowRank(), 0.5)
+    two = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    with pytest.warns(UserWarning, match="those of '1' and 1 more norm layers are never updated"):
+        around(two, LowRank(), 0.3, 0.5)
 
 
 @pytest.mark.parametrize("compressor", CUTS, ids=repr)
@@ -325,6 +340,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(compressor):
     assert same(whole, learn(resumed, again, data[3:]))
 
 
+@always_cut
 def test_it_obeys_the_laws_of_optimizers():
     def make(model):
         # Under a global scope the weights of one layer decide about those of another.
@@ -356,6 +372,7 @@ def test_one_checkpoint_bears_every_cut_better_than_one_trained_without(inner):
     assert all(a < 0.7 * b for a, b in zip(losses(0.0, 0.4, 0.7), losses(0.0), strict=True))
 
 
+@always_cut
 def test_a_failing_pass_leaves_the_weights_as_they_were():
     model = net()
     before = copy.deepcopy(model.state_dict())
@@ -370,6 +387,7 @@ def test_a_failing_pass_leaves_the_weights_as_they_were():
     assert optimizer.taken == 0
 
 
+@always_cut
 def test_what_cannot_be_is_refused():
     model = net()
     with pytest.raises(ValueError, match=r"cuts the model before its gradient is taken: call begin\(\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pliant.compress.calibrate import has_statistics
 from pliant.methods.at_cuts import AtCuts, Copies, cut_in_place, exchange, put_back
 from pliant.methods.draws import check_fractions, drawn
 from pliant.methods.operators import Gate, Operator
@@ -52,7 +54,8 @@ class RandomCut(AtCuts):
     is `SFW`, atoms without a gradient get no vertex and fade.
 
     Around an evaluation at a cut, parameters and buffers of the model are kept aside and put back, so that running
-    statistics of norm layers see the whole model alone, in the steps of fraction 0; what is cut wants recalibration.
+    statistics of norm layers see the whole model alone, in the steps of fraction 0; what is cut wants recalibration,
+    and so does the whole model if no fraction is 0, of which a warning tells.
 
     Loops that hand no closure to the optimizer call `begin` before the forward pass; everything else stays as it is:
 
@@ -105,6 +108,8 @@ class RandomCut(AtCuts):
             raise ValueError(f"start must be a number of steps, at least 0, found {start!r}")
         parts = {"operators": tuple(operators), "fractions": fractions, "seed": seed, "start": start}
         super().__init__(inner=inner, model=model, **parts)
+        if 0.0 not in fractions:
+            _warn_of_statistics(model)
 
     @torch.no_grad()
     def begin(self) -> float:
@@ -230,3 +235,15 @@ class RandomCut(AtCuts):
         if self.taken < self.start:
             return self.operators[0], 0.0
         return drawn(list(product(self.operators, self.fractions)), self.seed, self.taken)
+
+
+def _warn_of_statistics(model: nn.Module) -> None:
+    norms = [name for name, module in model.named_modules() if has_statistics(module)]
+    if norms:
+        others = f" and {len(norms) - 1} more norm layers" if len(norms) > 1 else ""
+        warnings.warn(
+            "no fraction is 0, and running statistics see the whole model alone: cut in every step, those of "
+            f"{norms[0]!r}{others} are never updated. Add 0.0 to the fractions, or recalibrate the model "
+            "(recalibrate_batchnorm) before it is evaluated, whole or cut",
+            stacklevel=3,
+        )
