@@ -3,6 +3,9 @@
 import copy
 import subprocess
 import sys
+from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,42 +248,178 @@ def test_a_step_that_a_trainer_skips_leaves_the_model_whole():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does(accumulated):
-    from lightning.pytorch import LightningModule, Trainer  # noqa: PLC0415
+def test_a_trainer_that_is_run_again_after_a_failure_begins_with_the_whole_model(tmp_path):
+    from transformers import Trainer, TrainingArguments  # noqa: PLC0415
 
-    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
+    from pliant.integrations.transformers import PliantTrainerCallback  # noqa: PLC0415
+
+    seen = []
+
+    class Failing(_Scored):
+        def forward(self, x):
+            seen.append(bool(self.net[0].weight.any(1).all()))
+            if len(seen) == 1:
+                raise InterruptedError
+            return super().forward(x)
+
+    model = Failing(small_net())
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = RandomCut(inner, model, [operator_of(pliant.FilterPruning(), model.net, torch.zeros(1, 6))], (0.5,))
+    options = {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "max_steps": 1}
+    data = [{"x": IMAGE}] * 8
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), eval_strategy="steps", eval_on_start=True, **options),
+        train_dataset=data,
+        eval_dataset=data,
+        optimizers=(optimizer, None),
+        callbacks=[PliantTrainerCallback()],
+    )
+    trainer.args.eval_on_start = False
+    with pytest.raises(InterruptedError):
+        trainer.train()
+    trainer.args.eval_on_start = True
+    trainer.train()
+    assert seen[:3] == [False, True, False]  # failing, evaluated, trained
+
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def lightning_module(optimizers=None, before_batch=None):
+    """A module trained at random cuts, or by what `optimizers` makes for it; it notes filters gone in validation."""
+    from lightning.pytorch import LightningModule  # noqa: PLC0415
 
     class Module(LightningModule):
         def __init__(self):
             super().__init__()
             self.net = small_net()
+            self.removed = []
+
+        def on_train_batch_start(self, batch, batch_idx):
+            del batch
+            return before_batch(batch_idx) if before_batch else None
 
         def training_step(self, x):
             return self.net(x).square().mean()
 
         def validation_step(self, x):
-            del x
-            removed.append(sum(not row.any() for row in self.net[0].weight))
+            self.log("val", self.net(x).square().mean())
+            self.removed.append(sum(not row.any() for row in self.net[0].weight))
 
         def configure_optimizers(self):
-            return around(self)
+            return (optimizers or around)(self)
 
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    module, removed = Module(), []
-    options = {"max_epochs": 1, "accumulate_grad_batches": accumulated, "val_check_interval": 1}
-    trainer = Trainer(accelerator="cpu", callbacks=[PliantCallback()] if accumulated > 1 else [], **options, **quiet)
+    return Module()
+
+
+def fit_lightning(module, images=20, validate=True, **options):
+    """Fit with a callback of ours; return the trainer."""
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
+
+    callbacks = [PliantCallback(every_n_steps=1), *options.pop("callbacks", [])]
+    trainer = Trainer(
+        callbacks=callbacks, **QUIET | {"enable_checkpointing": len(callbacks) > 1, "max_epochs": 1} | options
+    )
     load = torch.utils.data.DataLoader
+    trainer.fit(module, load([IMAGE] * images, batch_size=1), load([IMAGE], batch_size=1) if validate else None)
+    return trainer
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does(accumulated):
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
+
+    module, load = lightning_module(), torch.utils.data.DataLoader
+    options = {"max_epochs": 1, "accumulate_grad_batches": accumulated, "val_check_interval": 1}
+    callbacks = [PliantCallback()] if accumulated > 1 else []
+    trainer = Trainer(callbacks=callbacks, enable_checkpointing=False, **options, **QUIET)
     trainer.fit(module, load([IMAGE] * 80, batch_size=8 // accumulated), load([IMAGE], batch_size=1))
-    assert len(removed) > 10
-    assert not any(removed)
+    assert len(module.removed) > 10
+    assert not any(module.removed)
     for a, b in zip(module.parameters(), trained_at_random_cuts().parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("when", ["after validation", "by the clock"])
+def test_checkpoints_of_lightning_in_mid_accumulation_are_of_the_whole_model_and_change_nothing(
+    when, tmp_path, monkeypatch
+):
+    from lightning.pytorch.callbacks import ModelCheckpoint, model_checkpoint  # noqa: PLC0415
+
+    clock = SimpleNamespace(batch=0, monotonic=lambda: float(clock.batch))  # a second for a batch
+    monkeypatch.setattr(model_checkpoint, "time", clock)
+    plain, module = lightning_module(), lightning_module(before_batch=partial(setattr, clock, "batch"))
+    fit_lightning(plain, accumulate_grad_batches=4)
+    due = {"monitor": "val"} if when == "after validation" else {"train_time_interval": timedelta(seconds=5)}
+    checkpoints = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **due)
+    fit_lightning(module, accumulate_grad_batches=4, val_check_interval=5, callbacks=[checkpoints])
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
+    paths = sorted(tmp_path.glob("*.ckpt"))
+    assert len(paths) >= 3
+    for path in paths:
+        saved = torch.load(path, weights_only=True)
+        assert saved["state_dict"]["net.0.weight"].any(1).all()
+        assert "random_cut" in saved["optimizer_states"][0]
+    assert not any(module.removed)
+
+
+def test_where_a_fit_of_lightning_fails_the_model_is_whole_and_the_failure_is_what_one_sees(tmp_path):
+    from lightning.pytorch.callbacks import OnExceptionCheckpoint  # noqa: PLC0415
+
+    def failing(batch_idx):
+        if module.trainer.global_step == 1 and batch_idx == 6:
+            assert not module.net[0].weight.any(1).all()  # in the midst of a cut step
+            raise InterruptedError("the data is gone")
+
+    module = lightning_module(before_batch=failing)
+    with pytest.raises(InterruptedError, match="the data is gone"):
+        fit_lightning(module, accumulate_grad_batches=4, callbacks=[OnExceptionCheckpoint(tmp_path)])
+    assert module.net[0].weight.any(1).all()
+
+
+def test_the_rest_of_an_epoch_that_lightning_skips_leaves_the_model_whole(tmp_path):
+    from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: PLC0415
+
+    module = lightning_module(before_batch=lambda batch_idx: -1 if batch_idx == 6 else None)
+    fit_lightning(module, validate=False, accumulate_grad_batches=4, callbacks=[ModelCheckpoint(tmp_path)])
+    (path,) = tmp_path.glob("*.ckpt")
+    assert torch.load(path, weights_only=True)["state_dict"]["net.0.weight"].any(1).all()
+
+
+def sfw_of(net, total=1.5):
+    return shrinking_sfw(pliant.Plan.for_filters(net, k=0.5), steps=20, total=total)[0]
+
+
+def test_the_numbers_of_several_optimizers_have_names_of_their_own():
+    other = small_net()
+
+    def several(module):
+        module.automatic_optimization = False
+        return [torch.optim.SGD(small_net().parameters(), lr=0.1), sfw_of(module.net, 0.5), sfw_of(other, 1.0)]
+
+    def step(module, x):
+        _, first, second = module.optimizers()
+        for net, optimizer in ((module.net, first), (other, second)):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+
+    module = lightning_module(several)
+    type(module).training_step = step
+    found = fit_lightning(module).callback_metrics
+    assert found["pliant/shrinkage-1"] == pytest.approx(0.5)
+    assert found["pliant/shrinkage-2"] == pytest.approx(1.0)
+    assert "pliant/shrinkage" not in found
+
+
+def test_the_numbers_of_one_optimizer_need_no_place():
+    found = fit_lightning(lightning_module(lambda module: sfw_of(module.net))).callback_metrics
+    assert found["pliant/shrinkage"] == pytest.approx(1.5)
 
 
 class _Scored(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pliant.integrations.setup import Sweep, progress, random_cuts, shrinking_sfw
-from pliant.methods import RandomCut
 from pliant.structure import Plan
 
 
@@ -33,8 +32,12 @@ def configure(trainer: Trainer, plan: Plan, *, total: float, momentum: float = 0
 class PliantCallback(Callback):  # type: ignore[misc]  # its library is not followed
     """Logs shrinkage, share of the initial weights left and feasibility; sweeps at the end of the fit.
 
-    It cuts the model for all batches of a step of `RandomCut`, which Lightning alone does for the last of them only,
-    and makes it whole for validation.
+    It cuts the model for all batches of a step of `RandomCut`, which Lightning alone does for the last of them only.
+    After every batch, and where the fit fails, the model is whole, for validation, checkpoints and the callbacks that
+    come after this one.
+
+    Numbers are logged as `progress` names them; those of one `SFW` out of several end in "-" and its place among the
+    optimizers, such as "pliant/shrinkage-0".
 
     Args:
         sweep: what is cut at the end; None: nothing.
@@ -48,46 +51,37 @@ class PliantCallback(Callback):  # type: ignore[misc]  # its library is not foll
         self.sweep = sweep
         self.module = module
         self.every_n_steps = every_n_steps
-        self._cut_again: list[RandomCut] = []
+        self._logged = 0  # the step that was logged last
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Cut the model for the first batch of a step, if that is what an optimizer does."""
+        """Cut the model for a batch, if that is what an optimizer does: all batches of a step at the same cut."""
         del pl_module, batch, batch_idx
         for optimizer in random_cuts(trainer.optimizers):
-            if not optimizer.begun:
-                optimizer.begin()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the model whole."""
-        del pl_module
-        self._cut_again = [optimizer for optimizer in random_cuts(trainer.optimizers) if optimizer.begun]
-        for optimizer in self._cut_again:
-            optimizer.restore()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with a step that validation came into: its cut is the same."""
-        del trainer, pl_module
-        for optimizer in self._cut_again:
             optimizer.begin()
-        self._cut_again = []
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the model whole where the last step was not taken."""
-        del pl_module
-        for optimizer in random_cuts(trainer.optimizers):
-            optimizer.restore()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Log now and then."""
+        """Make the model whole until the next batch, and log now and then."""
         del outputs, batch, batch_idx
-        if trainer.global_step % self.every_n_steps == 0:
+        _pause(trainer)
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log at the end of every epoch."""
+        """Make the model whole where the rest of the epoch was skipped, and log."""
+        _pause(trainer)
         self._log(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last step where it was not taken."""
+        del pl_module
+        _restore(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Make the model whole."""
+        del pl_module, exception
+        _restore(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sweep, on one process."""
@@ -95,5 +89,18 @@ class PliantCallback(Callback):  # type: ignore[misc]  # its library is not foll
             self.sweep.run(pl_module.get_submodule(self.module))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            pl_module.log_dict(progress(optimizer))
+        self._logged = trainer.global_step
+        found = {place: numbers for place, one in enumerate(trainer.optimizers) if (numbers := progress(one))}
+        for place, numbers in found.items():
+            mark = f"-{place}" if len(found) > 1 else ""
+            pl_module.log_dict({name + mark: value for name, value in numbers.items()})
+
+
+def _pause(trainer: Trainer) -> None:
+    for optimizer in random_cuts(trainer.optimizers):
+        optimizer.pause()
+
+
+def _restore(trainer: Trainer) -> None:
+    for optimizer in random_cuts(trainer.optimizers):
+        optimizer.restore()

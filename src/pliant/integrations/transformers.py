@@ -31,7 +31,9 @@ def steps_of(args: TrainingArguments, examples: int) -> int:
 class PliantTrainerCallback(TrainerCallback):  # type: ignore[misc]  # its library is not followed
     """Adds shrinkage, share of the initial weights left and feasibility to the logs; sweeps when training ends.
 
-    It cuts the model before every step of a `RandomCut`, which a `Trainer` steps without a closure.
+    It cuts the model before every step of a `RandomCut`, which a `Trainer` steps without a closure. Evaluation and
+    checkpoints come between steps, where the model is whole. A `Trainer` tells no callback of an exception: where
+    `train` ends with one, in the midst of a step, call `restore` of the `RandomCut`.
 
     Args:
         sweep: what is cut at the end; None: nothing.
@@ -39,6 +41,20 @@ class PliantTrainerCallback(TrainerCallback):  # type: ignore[misc]  # its libra
 
     def __init__(self, sweep: Sweep | None = None) -> None:
         self.sweep = sweep
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Make the model whole where an earlier run has failed in the midst of a step."""
+        del args, state, control, kwargs
+        for found in random_cuts([optimizer]):
+            found.restore()
 
     def on_step_begin(
         self,
