@@ -28,7 +28,9 @@ from torch.optim import (
     Rprop,
 )
 
+from pliant.compress import UnstructuredPruning
 from pliant.compress.carry import CarryError, carry_over, move_optimizer
+from pliant.methods import Around, CrAM, Cramming, RandomCut, SpectralDecay, matrix_targets, operator_of
 
 
 class Lion(Optimizer):
@@ -400,6 +402,26 @@ def test_a_wrapper_is_refused():
     model = build()
     with pytest.raises(CarryError, match="Wrapper is a wrapper"):
         move_optimizer(Wrapper(SGD(model.parameters(), 0.1)), model, small_of(model), cut())
+
+
+@pytest.mark.parametrize("carry", [move_optimizer, carry_over])
+@pytest.mark.parametrize("kind", [RandomCut, CrAM, Around])
+def test_an_optimizer_around_another_one_is_refused_and_left_as_it_is(kind, carry):
+    model = build()
+    compressor = UnstructuredPruning()
+    operator = operator_of(compressor, model, batches(1)[0][0])
+    inner = SGD(model.parameters(), 0.1, momentum=0.9)
+    outer = {
+        RandomCut: lambda: RandomCut(inner, model, [operator], (0.0, 0.5)),
+        CrAM: lambda: CrAM(inner, model, operator, Cramming((0.5,))),
+        Around: lambda: Around(inner, [SpectralDecay(matrix_targets(model), 0.1)]),
+    }[kind]()
+    groups, before = [dict(group) for group in outer.param_groups], vars(outer).copy()
+    with pytest.raises(CarryError, match=f"{kind.__name__} goes around the SGD in its attribute 'inner'"):
+        carry(outer, model, small_of(model), cut())
+    assert outer.param_groups == groups
+    assert vars(outer) == before
+    move_optimizer(outer.inner, model, small_of(model), cut())
 
 
 def test_parameters_kept_outside_the_groups_are_refused():

@@ -139,6 +139,12 @@ def _check(optimizer: Optimizer, model: nn.Module) -> None:
     own, kind = vars(optimizer), type(optimizer).__name__
     if not {"param_groups", "state", "defaults"} <= own.keys():
         raise CarryError(f"{kind} is a wrapper without groups of its own; pass the optimizer inside it")
+    for key, value in own.items():
+        if isinstance(value, Optimizer):
+            raise CarryError(
+                f"{kind} goes around the {type(value).__name__} in its attribute {key!r}, and what else it holds is of "
+                f"the old model; pass that one, and put a new {kind} around it, made for the smaller model"
+            )
     known = {id(parameter) for parameter in model.parameters()}
     for number, group in enumerate(optimizer.param_groups):
         _check_known(group, known, f"group {number} of {kind}")

@@ -29,7 +29,8 @@ def carry_over(optimizer: Optimizer, model: nn.Module, smaller: nn.Module, cut: 
     see `carry_scheduler`, or `move_optimizer`, which needs neither.
 
     Args:
-        optimizer: any torch optimizer over parameters of the model; of a wrapper, the optimizer inside.
+        optimizer: any torch optimizer over parameters of the model; of one that goes around another one, such as
+            `RandomCut` or a wrapper of accelerate's, the innermost.
         model: before the cut.
         smaller: what `realise` returned for it.
         cut: the cut.
@@ -62,7 +63,8 @@ def move_optimizer(
     it raises, nothing has changed.
 
     Args:
-        optimizer: any torch optimizer over parameters of the model; of a wrapper, the optimizer inside.
+        optimizer: any torch optimizer over parameters of the model; of one that goes around another one, such as
+            `RandomCut` or a wrapper of accelerate's, the innermost.
         model: before the cut.
         smaller: what `realise` returned for it.
         cut: the cut.
