@@ -16,6 +16,7 @@ from pliant.export import to_torch_export
 from pliant.integrations import Sweep, progress, shrinking_sfw
 from pliant.integrations.setup import unwrapped
 from pliant.methods import RandomCut, operator_of
+from pliant.optim.steps import Constant, Cosine, Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's libraries warn of each other
 
@@ -51,6 +52,38 @@ def test_the_shrinkage_of_a_run_is_what_was_asked_for_and_free_groups_end_at_res
     assert 0 < numbers["pliant/fullness"] <= 1 + 1e-6
     assert {group["lr"] for group in optimizer.param_groups if group["region"] is None} == {0.0}
     assert {group["lr"] for group in optimizer.param_groups if group["region"] is not None} == {1.0}
+
+
+@pytest.mark.parametrize("profile", [Linear(), Constant(), Cosine()])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_runs_too_short_for_their_shrinkage_get_what_they_can_have(profile, steps):
+    model = small_net()
+    plan = pliant.Plan.for_filters(model, k=0.5)
+    with pytest.warns(UserWarning, match=f"total=20 over steps={steps} .* total is"):
+        optimizer, scheduler = shrinking_sfw(plan, steps=steps, total=20.0, profile=profile)
+    take(model, optimizer, scheduler, steps)
+    assert progress(optimizer)["pliant/shrinkage"] == pytest.approx(1 / profile.peak(steps))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0, "total": 1.5}, "steps must be at least 1"),
+        ({"steps": 5, "total": float("inf")}, "total must be positive and finite"),
+        ({"steps": 5, "total": 0.0}, "total must be positive and finite"),
+    ],
+)
+def test_a_run_without_steps_or_shrinkage_is_refused_and_the_weights_stay(options, message):
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        shrinking_sfw(pliant.Plan.for_filters(model, k=0.5), **options)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("error:total=")
+def test_a_run_that_just_has_its_shrinkage_is_not_warned_of():
+    shrinking_sfw(pliant.Plan.for_filters(small_net(), k=0.5), steps=2, total=1.5)
 
 
 def test_fullness_says_what_is_infeasible():
@@ -429,6 +462,18 @@ class _Scored(nn.Module):
 
     def forward(self, x):
         return {"loss": self.net(x).square().mean()}
+
+
+def test_a_trial_run_of_lightning_needs_no_other_settings():
+    from pliant.integrations.lightning import configure  # noqa: PLC0415
+
+    def configured(module):
+        return configure(module.trainer, pliant.Plan.for_filters(module.net, k=0.5), total=1.5)
+
+    module = lightning_module(configured)
+    with pytest.warns(UserWarning, match="total=1.5 over steps=1 .* total is 1 in this run"):
+        trainer = fit_lightning(module, fast_dev_run=True)
+    assert trainer.callback_metrics["pliant/shrinkage"] == pytest.approx(1.0)
 
 
 def test_lightning_needs_a_known_length():

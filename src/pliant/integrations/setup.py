@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +39,8 @@ def shrinking_sfw(
     Args:
         plan: of the model.
         steps: optimizer steps of the whole run; the scheduler is stepped as often.
-        total: sum of the step sizes over the run; about ``exp(-total)`` of the initial weights is left.
+        total: sum of the step sizes over the run; about ``exp(-total)`` of the initial weights is left. A run of so few
+            steps that a step size would exceed 1, such as a trial run of one batch, gets less, with a warning.
         momentum: of constrained groups, in [0, 1).
         profile: how the total is spread; linear by default.
         free: schedule of the learning rates of free groups; linear to zero by default.
@@ -45,11 +48,24 @@ def shrinking_sfw(
     Raises:
         ValueError: if a number is out of range.
     """
+    rule = _rule(total, steps, profile or LinearProfile())
     plan.make_feasible()
-    rule = Shrinkage(total, steps=steps, profile=profile or LinearProfile())
     optimizer = SFW(plan.param_groups(), lr=1.0, momentum=momentum, step_rule=rule)
     schedules = [(free or Linear()) if group["region"] is None else Constant() for group in optimizer.param_groups]
     return optimizer, scheduler_for(optimizer, schedules, steps)
+
+
+def _rule(total: float, steps: int, profile: Profile) -> Shrinkage:
+    """Return the rule of a run, with as much of the total as its steps can have."""
+    most = 1.0 / profile.peak(max(steps, 1))
+    if most < total < math.inf:
+        warnings.warn(
+            f"total={total:g} over steps={steps} asks for a step size above 1: total is {most:g} in this run. That "
+            "will do to try whether the code runs; otherwise lower total or train for more steps",
+            stacklevel=3,
+        )
+        total = most
+    return Shrinkage(total, steps=steps, profile=profile)
 
 
 def progress(optimizer: Optimizer) -> dict[str, float]:
