@@ -125,7 +125,8 @@ def test_what_cannot_be_resumed_says_why(folder):
     with pytest.raises(RunFolderError, match="no run to resume"):
         resume(run)
     train(tiny(), run, stop=stop_after(1))
-    with pytest.raises(RunFolderError, match=r"differ: seed, train"):
+    differing = r"differ: seed: 0 -> 1, train\.epochs: 2 -> 3\. Go on with it as it is: pliant train .*run --resume"
+    with pytest.raises(RunFolderError, match=differing):
         resume(run, recipe=tiny("seed=1", "train.epochs=3"))
     with pytest.raises(RunFolderError, match="--resume"):
         load_run(run)
@@ -204,6 +205,6 @@ def test_a_run_of_another_recipe_is_not_taken_for_a_complete_one(folder, stop):
     run = folder("run")
     train(tiny(), run, **({"stop": stop_after(stop)} if stop else {}))
     before = run.info.read_text()
-    with pytest.raises(RunFolderError, match=r"another recipe; these differ: train\. Choose another name"):
+    with pytest.raises(RunFolderError, match=r"another recipe; these differ: train\.epochs: 2 -> 3\. Choose"):
         complete(tiny("train.epochs=3"), run)
     assert run.info.read_text() == before

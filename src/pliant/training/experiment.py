@@ -11,7 +11,9 @@ from safetensors.torch import load_model
 
 from pliant import atomic
 from pliant.exclusive import exclusive
+from pliant.suggestion import command
 from pliant.training.build import Data, build_model, load_data, set_up
+from pliant.training.differences import differences
 from pliant.training.folder import RunFolder, RunFolderError, RunInfo
 from pliant.training.loop import ALONE
 from pliant.training.recipe import Recipe
@@ -50,7 +52,7 @@ def load_run(folder: RunFolder, data_root: Path | None = None) -> Run:
     if not folder.weights.is_file():
         raise RunFolderError(
             f"{folder.path} is finished, but {folder.weights.name} is missing; train it again: "
-            f"pliant train {folder.recipe} --overwrite"
+            f"{command('train', folder.recipe, '--overwrite')}"
         )
     moved = [] if data_root is None else [f"data.root={data_root}"]
     recipe = Recipe.from_yaml(folder.recipe, moved)
@@ -126,7 +128,9 @@ def resume(
         info = folder.read_info() if folder.info.exists() else RunInfo(stored.seed)  # killed before it was written
         if recipe is not None and recipe != stored:
             raise RunFolderError(
-                f"{folder.path} was started with another recipe; these differ: {_differences(recipe, stored)}"
+                f"{folder.path} was started with another recipe; these differ: {_differences(stored, recipe)}. "
+                f"Go on with it as it is: {command('train', folder.path, '--resume')}, or start another run: "
+                "-o name=ANOTHER without --resume"
             )
         if info.status == "finished":
             raise RunFolderError(f"{folder.path} is finished already: there is nothing to resume")
@@ -162,7 +166,7 @@ def complete(
     if not folder.exists():
         return train(recipe, folder, watch=watch, stop=stop, world=world)
     stored = Recipe.from_yaml(folder.recipe)
-    if differing := _differences(recipe, stored, apart_from=("sweep", "tune")):
+    if differing := _differences(stored, recipe, apart_from=("sweep", "tune")):
         raise RunFolderError(
             f"{folder.path} was trained by another recipe; these differ: {differing}. Choose another name, or remove it"
         )
@@ -171,6 +175,5 @@ def complete(
     return resume(folder, watch=watch, stop=stop, world=world)
 
 
-def _differences(one: Recipe, other: Recipe, apart_from: tuple[str, ...] = ()) -> str:
-    a, b = one.model_dump(), other.model_dump()
-    return ", ".join(name for name in a if a[name] != b[name] and name not in apart_from)
+def _differences(before: Recipe, now: Recipe, apart_from: tuple[str, ...] = ()) -> str:
+    return differences(before.model_dump(exclude=set(apart_from)), now.model_dump(exclude=set(apart_from)))
