@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import sys
 
 import pytest
@@ -55,6 +56,22 @@ def test_from_a_recipe_to_a_cut_model(folder):
     assert (report["after"]["parameters"], report["after"]["macs"]) == (swept.parameters, swept.macs)
     assert read_cut(folder / "small").compressor == "LowRank"
     assert load_file(folder / "small" / "model.safetensors")
+
+
+def test_commands_that_are_suggested_can_be_pasted(folder):
+    def suggestion(text):
+        (line,) = [line for line in text.splitlines() if line.startswith("Next: ")]
+        return shlex.split(line.removeprefix("Next: pliant "))
+
+    swept = suggestion(pliant("train", "tiny.yaml", "--runs", "my [bold]runs"))
+    assert swept == ["sweep", "my [bold]runs/tiny-0"]
+    cut = suggestion(pliant(*swept))
+    exported = suggestion(pliant(*cut[:-1], "cut in half"))
+    pliant(*exported[:-1], "torch-export")
+    assert (folder / "cut in half" / "model.pt2").exists()
+    (folder / "my [bold]runs" / "tiny-0" / "sweep.jsonl").unlink()
+    text = pliant("report", "my [bold]runs/tiny-0", "-o", "out", code=2)
+    assert "run: pliant sweep 'my [bold]runs/tiny-0'" in text
 
 
 def test_cut_layers_are_reconstructed_on_request(folder):
@@ -214,7 +231,8 @@ def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(folder, monke
     assert "pliant train runs/tiny-0 --resume" in pliant("train", "tiny.yaml", code=130)
     assert "is interrupted; finish it with: pliant train runs/tiny-0 --resume" in pliant("sweep", "runs/tiny-0", code=2)
     monkeypatch.setattr(train_command, "stop_on_interrupt", original)
-    assert "differ: train" in pliant("train", "tiny.yaml", "--resume", "-o", "train.epochs=9", code=2)
+    text = pliant("train", "tiny.yaml", "--resume", "-o", "train.epochs=9", code=2)
+    assert "these differ: train.epochs: 1 -> 9. Go on with it as it is: pliant train runs/tiny-0 --resume" in text
     assert "going on in epoch 1, after 2 batches" in pliant("train", "runs/tiny-0", "--resume")
     pliant("train", "tiny.yaml", "--runs", "other")
     one, two = (load_file(folder / runs / "tiny-0" / "model.safetensors") for runs in ("runs", "other"))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pliant import atomic
-from pliant.cli.console import console
+from pliant.cli.console import console, suggested
 from pliant.cli.errors import user_errors
 from pliant.cli.options import COMPRESSOR_NAMES, DataRootOption, check_one, target_of
 from pliant.cli.sweep import RunArgument
@@ -148,7 +148,7 @@ def _tell(out: Console, output: Path, done: Compressed, facts: dict[str, Any]) -
     out.print(f"[green]Done[/]: {right} on the {facts['evaluated_on']} ({before})")
     out.print(f"Written: {output}/{', '.join(name for name in FILES if (output / name).exists())}", soft_wrap=True)
     out.print(f"Load it in Python: [bold]pliant.load({str(output)!r}, factory)[/], factory() making the uncut model")
-    out.print(f"Next: [bold]pliant export {output} --format onnx[/]")
+    out.print(f"Next: {suggested('export', output, '--format', 'onnx')}")
 
 
 def _blueprint(run: Run) -> Blueprint:

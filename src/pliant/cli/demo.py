@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli.console import console
+from pliant.cli.console import console, suggested
 from pliant.cli.errors import INTERRUPTED, user_errors
 from pliant.cli.progress import watch_on
 from pliant.cli.sweep import show
@@ -48,14 +48,17 @@ def demo(
     for _, folder in runs:
         _check_free(folder, overwrite=overwrite)
     for recipe, folder in runs:
-        _train_and_sweep(out, recipe, folder, overwrite=overwrite)
+        if not _train_and_sweep(out, recipe, folder, overwrite=overwrite):
+            again = suggested("demo", "--seeds", seeds, "-o", output, "--overwrite")
+            out.print(f"[yellow]Interrupted.[/] Start again with: {again}")
+            raise typer.Exit(INTERRUPTED)
     entries = study([read_record(folder.path) for _, folder in runs])
     _publish(out, output, entries)
     out.print(f"The picture: [bold]{output / 'demo.png'}[/]")
     out.print("Next: cut one of them for good, or look at a recipe and change it:")
     chosen = runs[1][1].path
-    out.print(f"  [bold]pliant compress {chosen} --compressor filters --fraction 0.5 -o small[/]")
-    out.print(f"  [bold]pliant train {chosen / 'recipe.yaml'} -o name=mine -o method.k=0.2[/]")
+    out.print(f"  {suggested('compress', chosen, '--compressor', 'filters', '--fraction', 0.5, '-o', 'small')}")
+    out.print(f"  {suggested('train', chosen / 'recipe.yaml', '-o', 'name=mine', '-o', 'method.k=0.2')}")
 
 
 def _recipes(seeds: list[int]) -> list[Recipe]:
@@ -79,16 +82,15 @@ def _check_free(folder: RunFolder, *, overwrite: bool) -> None:
         raise FileExistsError(f"{folder.path} is there already; --overwrite replaces it, -o FOLDER goes elsewhere")
 
 
-def _train_and_sweep(out: Console, recipe: Recipe, folder: RunFolder, *, overwrite: bool) -> None:
+def _train_and_sweep(out: Console, recipe: Recipe, folder: RunFolder, *, overwrite: bool) -> bool:
     from pliant.training.sweeping import sweep_run  # noqa: PLC0415
 
     out.print(f"[bold]{recipe.run_name}[/]: {recipe.train.epochs} epochs on {recipe.data.name}")
     with stop_on_interrupt() as stop:
         finished = train(recipe, folder, overwrite=overwrite, watch=watch_on(out), stop=stop)
-    if not finished:
-        out.print("[yellow]Interrupted.[/] Start again with: [bold]pliant demo --overwrite[/]")
-        raise typer.Exit(INTERRUPTED)
-    show(out, sweep_run(load_run(folder), recipe.sweep))
+    if finished:
+        show(out, sweep_run(load_run(folder), recipe.sweep))
+    return finished
 
 
 def _publish(out: Console, output: Path, entries: list[Entry]) -> None:

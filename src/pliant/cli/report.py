@@ -11,6 +11,7 @@ from pliant.cli.console import console
 from pliant.cli.errors import user_errors
 from pliant.report.study import read_record, study
 from pliant.report.tables import brief, dense_table, study_tables
+from pliant.suggestion import command
 from pliant.training.folder import RunFolderError
 
 
@@ -38,7 +39,7 @@ def report(
     records = [read_record(path) for path in runs]
     bare = [str(record.path) for record in records if not record.sweep]
     if bare:
-        raise RunFolderError(f"nothing is swept yet in {', '.join(bare)}; run: pliant sweep {bare[0]}")
+        raise RunFolderError(f"nothing is swept yet in {', '.join(bare)}; run: {command('sweep', bare[0])}")
     out = console()
     entries = study([record.only(compressor) for record in records] if compressor else records)
     publish_study(output, entries, title=title)

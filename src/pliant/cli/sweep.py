@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pliant.cli.console import console
+from pliant.cli.console import console, suggested
 from pliant.cli.errors import user_errors
 from pliant.cli.options import COMPRESSOR_NAMES, DataRootOption, fractions_of
 from pliant.distributed import World, joined
@@ -106,9 +106,9 @@ def sweep_folder(
     name = short_name(best)
     if is_decomposed(best) and scheme_of(best) is None and any(map(scheme_of, loaded.recipe.sweep.compressors)):
         name = f"{name}:channel"  # the recipe means another one by the name alone
-    how = f"{name} {'--macs 50%' if is_searched(best) else '--fraction 0.5'}"
-    images = f" --reconstruct {section.reconstruct}" if section.reconstruct else ""
-    out.print(f"Next: [bold]pliant compress {folder.path} --compressor {how}{images} -o compressed[/]")
+    how = ("--macs", "50%") if is_searched(best) else ("--fraction", 0.5)
+    images = ("--reconstruct", section.reconstruct) if section.reconstruct else ()
+    out.print(f"Next: {suggested('compress', folder.path, '--compressor', name, *how, *images, '-o', 'compressed')}")
 
 
 def show(out: Console, rows: Iterable[SweepRow]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli.console import console
+from pliant.cli.console import console, suggested
 from pliant.cli.errors import INTERRUPTED, user_errors
 from pliant.cli.options import DataRootOption
 from pliant.cli.progress import watch_on
@@ -85,7 +85,7 @@ def train(
                 raise typer.Exit(INTERRUPTED)
             return
     if not finished:
-        out.print(f"[yellow]Interrupted[/] and saved. Go on with: [bold]pliant train {folder.path} --resume[/]")
+        out.print(f"[yellow]Interrupted[/] and saved. Go on with: {suggested('train', folder.path, '--resume')}")
         raise typer.Exit(INTERRUPTED)
     _summary(out, folder, loaded)
 
@@ -111,4 +111,4 @@ def _summary(out: Console, folder: RunFolder, recipe: Recipe) -> None:
     where = "held-out images" if recipe.data.holdout else "test images"
     extra = "" if last.kept is None else f", shrinkage {last.shrinkage:.2f} ({last.kept:.1%} of the first weights left)"
     out.print(f"[green]Done[/] in {last.seconds:.0f} s: {last.eval_accuracy:.2%} of the {where}{extra}. {folder.path}")
-    out.print(f"Next: [bold]pliant sweep {folder.path}[/]")
+    out.print(f"Next: {suggested('sweep', folder.path)}")

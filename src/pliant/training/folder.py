@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from pliant import atomic
 from pliant.exclusive import exclusive
+from pliant.suggestion import command
 
 Status = Literal["running", "finished", "interrupted", "diverged"]
 
@@ -183,7 +184,7 @@ class RunFolder:
         except (OSError, SafetensorError) as error:
             raise RunFolderError(
                 f"{self.path} cannot be used: {error}. What was saved before is as it was; make room or set the "
-                f"permissions, then: pliant train {self.path} --resume"
+                f"permissions, then: {command('train', self.path, '--resume')}"
             ) from error
 
     def read_info(self) -> RunInfo:
@@ -210,7 +211,9 @@ class RunFolder:
         info = self.read_info()
         self.check_sound(info)
         if info.status != "finished":
-            raise RunFolderError(f"{self.path} is {info.status}; finish it with: pliant train {self.path} --resume")
+            raise RunFolderError(
+                f"{self.path} is {info.status}; finish it with: {command('train', self.path, '--resume')}"
+            )
         return info
 
     def check_sound(self, info: RunInfo) -> None:
@@ -222,7 +225,8 @@ class RunFolder:
         if info.status == "diverged":
             raise RunFolderError(
                 f"{self.path} diverged, and would again: {info.reason}. Train it with other settings: "
-                f"pliant train {self.recipe} -o KEY=VALUE --overwrite, or under another name with -o name=ANOTHER"
+                f"{command('train', self.recipe, '-o', 'KEY=VALUE', '--overwrite')}, or under another name with "
+                "-o name=ANOTHER"
             )
 
     def write_info(self, info: RunInfo) -> None:
