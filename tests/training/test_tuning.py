@@ -1,7 +1,7 @@
 """Tuning: equal effort, every trial kept, resumed as if uninterrupted, and never a look at the test set."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pliant.training.recipe_file import RecipeError
 from pliant.training.tuning import tune as module
 from pliant.training.tuning.search import next_setting
 from pliant.training.tuning.task import tasks_of
+from pliant.training.tuning.terms import OtherTermsError
 from pliant.training.tuning.tune import tune
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,45 @@ def test_a_setting_that_diverges_is_a_trial_and_scores_nothing(recipe, tmp_path,
     assert len(rows) == 7
     assert {row.score for row in rows} == {None}
     assert rows[0].error == "the training loss is nan"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("train.epochs=2", r"train\.epochs: 1 -> 2"),
+        ("method={type: sgd}", r'method\.type: "proximal" -> "sgd"'),
+        ("tune.judge={filters: [0.5]}", r"tune\.judge\.low-rank: \[0\.0, 0\.5\] -> nothing"),
+        ("tune.effort.holdout=0.25", r"data\.holdout: 0\.166\d* -> 0\.25"),
+        ("tune.effort.seeds=[0, 1]", r"tune\.effort\.seeds: \[0\] -> \[0, 1\]"),
+        ("tune.effort.calibrate=0", r"tune\.effort\.calibrate: 64 -> 0"),
+    ],
+)
+def test_trials_of_another_recipe_or_judge_are_refused(recipe, pretend, tmp_path, given, named):
+    file = tmp_path / "t.jsonl"
+    list(tune(tasks_of(recipe), file))
+    before, trained = file.read_text(), len(pretend)
+    for trials in (7, 9):  # all of them done, some missing
+        tasks = tasks_of(recipe, given=[f"tune.effort.trials={trials}", given])
+        with pytest.raises(OtherTermsError, match=f"these differ: {named}.* give the trials another file"):
+            list(tune(tasks, file))
+    assert file.read_text() == before
+    assert len(pretend) == trained
+
+
+def test_a_search_is_widened_and_moved_to_another_machine(recipe, pretend, tmp_path):  # noqa: ARG001  (see the fixture)
+    list(tune(tasks_of(recipe), tmp_path / "t.jsonl"))
+    changes = ["tune.effort.trials=9", "tune.effort.sampler=random", "tune.space={method.lr: {low: 0.001, high: 0.9}}"]
+    tasks = tasks_of(recipe, given=[*changes, "data.root=elsewhere", "train.threads=1", "name=other"])
+    assert [row.trial for row in tune(tasks, tmp_path / "t.jsonl")] == [7, 8]
+
+
+def test_trials_of_older_versions_count(recipe, pretend, tmp_path):  # noqa: ARG001  (see the fixture)
+    file = tmp_path / "t.jsonl"
+    first, second, *_ = (json.loads(json.dumps(asdict(row))) for row in tune(tasks_of(recipe), file))
+    del first["terms"]  # from before rows said them
+    del second["terms"]["train"]["compile"]  # from before recipes had this key
+    file.write_text("".join(json.dumps(row) + "\n" for row in (first, second)))
+    assert [row.trial for row in tune(tasks_of(recipe), file)] == [2, 3, 4, 5, 6]
 
 
 def study(tmp_path, **changes):

@@ -36,7 +36,7 @@ def tune(
 
     Every trial is trained on a part of the training set and judged on the rest, cut: the test set is never
     looked at. Trials that the file holds already are not run again, so that a search can be interrupted
-    (Ctrl-C) and repeated; all trials are kept, the bad ones too.
+    (Ctrl-C) and repeated; all trials are kept, the bad ones too. Trials of another recipe or judge are refused.
 
     For example:
 

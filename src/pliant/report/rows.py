@@ -105,6 +105,7 @@ class TrialRow:
         evaluations: gradients of a batch that a run computed; None in rows of older versions.
         seconds: of the trial; None likewise.
         error: why there is no score.
+        terms: the recipe before the overrides, and how trials were judged; None in rows of older versions.
     """
 
     method: str
@@ -118,6 +119,7 @@ class TrialRow:
     evaluations: float | None = None
     seconds: float | None = None
     error: str | None = None
+    terms: dict[str, Any] | None = None
 
 
 Row = MetricsRow | SweepRow | TrialRow
@@ -206,6 +208,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "int | None": (int, NoneType),
     "float | None": (int, float, NoneType),
+    "dict[str, Any]": (dict,),
+    "dict[str, Any] | None": (dict, NoneType),
 }
 
 

@@ -120,7 +120,7 @@ def study(records: Sequence[Record]) -> list[Entry]:
 
 def identity(recipe: Recipe) -> str:
     """Return what runs of one method have in common, as text."""
-    return json.dumps(recipe.anywhere().model_dump(exclude={"name", "seed", "sweep", "tune"}), sort_keys=True)
+    return json.dumps(recipe.identity(), sort_keys=True)
 
 
 def _label(group: Sequence[Record]) -> str:

@@ -137,6 +137,10 @@ class Recipe(Section):
         train = self.train.model_copy(update={"device": "auto", "threads": None})
         return self.model_copy(update={"data": data, "train": train})
 
+    def identity(self) -> dict[str, Any]:
+        """Return what decides how runs train, apart from their seed, as JSON has it; what is swept does not."""
+        return self.anywhere().model_dump(mode="json", exclude={"name", "seed", "sweep", "tune"})
+
     @property
     def run_name(self) -> str:
         """The folder of the run inside the folder of runs: the name, with the seed where it asks for it."""

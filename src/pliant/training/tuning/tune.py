@@ -16,6 +16,7 @@ from pliant.training.recipe_sweep import SweepSection
 from pliant.training.sweeping import sweep_run
 from pliant.training.tuning.search import next_setting
 from pliant.training.tuning.task import written
+from pliant.training.tuning.terms import check_terms, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +38,15 @@ def tune(tasks: Sequence[Task], file: Path, *, stop: Callable[[], bool] = lambda
         stop: asked after every batch; True ends the search, and the trial under way is not recorded.
 
     Raises:
-        RecipeError: before the first trial, if a method that lacks trials has too few settings, or some that its recipe
-            does not take.
+        OtherTermsError: before the first trial, if the file holds trials of a method that were made by another recipe,
+            or judged in another way.
+        RecipeError: likewise, if a method that lacks trials has too few settings, or some that its recipe does not
+            take.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = repair(file, TrialRow)
+    for task in tasks:
+        check_terms(task, trials_of(task, rows), file)
     unfinished = [task for task in tasks if len(trials_of(task, rows)) < task.effort.trials]
     for task in unfinished:
         task.check()
@@ -64,7 +69,7 @@ def trials_of(task: Task, rows: Sequence[TrialRow]) -> list[TrialRow]:
 def _trial(task: Task, overrides: dict[str, Any], number: int, stop: Callable[[], bool]) -> TrialRow:
     started = time.monotonic()
     about: dict[str, Any] = {"method": task.method, "round": task.round, "trial": number, "overrides": overrides}
-    about["seeds"] = list(task.effort.seeds)
+    about |= {"seeds": list(task.effort.seeds), "terms": terms_of(task)}
     try:
         runs = [_run(task, [*written(overrides), f"seed={seed}"], stop) for seed in task.effort.seeds]
     except ArithmeticError as error:  # a setting that diverges is a result
