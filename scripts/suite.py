@@ -26,6 +26,7 @@ from pliant.report.archive import read_records
 from pliant.report.publish import publish_study
 from pliant.report.rows import SweepRow, read_rows
 from pliant.report.study import Record, identity, read_record, study
+from pliant.training.divergence import DIVERGED
 from pliant.training.experiment import complete, load_run
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
@@ -33,7 +34,6 @@ from pliant.training.recipe_file import from_mapping, parse
 from pliant.training.recipe_section import Section
 from pliant.training.recipe_sweep import SweepSection
 from pliant.training.sweeping import series_of, sweep_run
-from pliant.training.trainer import DIVERGED
 
 
 class Member(Section):

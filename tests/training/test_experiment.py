@@ -148,6 +148,50 @@ def test_a_diverged_run_stops_and_says_so(folder):
     assert run.read_info().status == "diverged"
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "{type: cram, lr: 1.0e+30, compressor: {type: filters}}",  # scores of filters
+        "{type: cram, lr: 1.0e+30, compressor: {type: low-rank}}",  # eigenvectors
+        "{type: random-cut, compressors: [{type: low-rank}], fractions: [0.5], inner: {type: sgd, lr: 1.0e+30}}",
+        "{type: penalised, lr: 1.0e+30, nuclear: {weight: 0.1}}",  # singular vectors
+        "{type: conditioned, lr: 1.0e+30, fraction: 0.5}",
+    ],
+)
+def test_a_run_whose_weights_break_something_first_diverged_too(folder, method):
+    run = folder("run")
+    with pytest.raises(DivergedError, match=r"is not finite after \d epochs and \d batches; lower") as error:
+        train(tiny(f"method={method}"), run)
+    assert error.value.__cause__ is not None
+    assert run.read_info().status == "diverged"
+    assert run.read_info().reason == str(error.value)
+
+
+def test_a_last_step_that_leaves_no_finite_weights_is_no_finished_run(folder):
+    run = folder("run")
+    hot = "method={type: sgd, lr: 1.0e+38, weight_decay: 1.0e+3, schedule: constant}"
+    recipe = tiny(hot, "train.epochs=1", "data.batch_size=1797")  # one step
+    with pytest.raises(DivergedError, match=r"weight is not finite after 1 epochs and 0 batches"):
+        train(recipe, run)
+    assert run.read_info().status == "diverged"
+    assert not run.weights.exists()
+
+
+@pytest.mark.parametrize(("method", "error"), [("{type: sgd}", ValueError), ("{type: sgd, lr: 1.0e+30}", MemoryError)])
+def test_an_error_that_has_nothing_to_do_with_the_weights_is_not_taken_for_divergence(folder, method, error):
+    run, asked = folder("run"), []
+
+    def stop():
+        asked.append(None)
+        if len(asked) == 4:
+            raise error("of the caller")
+        return False
+
+    with pytest.raises(error, match="of the caller"):
+        train(tiny(f"method={method}"), run, stop=stop)
+    assert run.read_info().status == "interrupted"
+
+
 def test_a_sweep_writes_rows_as_they_come_and_leaves_the_model_alone(folder):
     run = folder("run")
     train(tiny("train.epochs=1"), run)

@@ -134,6 +134,15 @@ def test_a_setting_that_diverges_is_a_trial_and_scores_nothing(recipe, tmp_path,
     assert rows[0].error == "the training loss is nan"
 
 
+def test_a_search_goes_on_after_weights_that_break_the_method(recipe, tmp_path):
+    hot = "method={type: penalised, lr: 1.0e+30, nuclear: {weight: 0.1}}"
+    given = [hot, "train.epochs=2", "tune.space={method.lr: [0.01]}", "tune.effort.trials=2"]
+    first, second = tune(tasks_of(recipe, given=given), tmp_path / "t.jsonl")
+    assert first.score is None
+    assert "not finite" in first.error
+    assert second.score > 0
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [

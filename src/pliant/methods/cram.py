@@ -111,12 +111,14 @@ class CrAM(AtCuts):
         with torch.enable_grad():
             loss = closure()
         dense = [(p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if dense:
-            self._mix(dense, self._compressed(dense, closure))
-            self.taken += 1
-        self.inner.step()
-        for p, grad in dense:
-            p.grad = grad
+        try:
+            if dense:
+                self._mix(dense, self._compressed(dense, closure))
+                self.taken += 1
+            self.inner.step()
+        finally:  # where the second pass fails, they may say why
+            for p, grad in dense:
+                p.grad = grad
         return loss
 
     def settings(self) -> list[str]:

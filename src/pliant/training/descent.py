@@ -85,6 +85,11 @@ class DescentLearner(Learner):
         return cls(section, recipe, data, Sweeping(section.descent(model), *data.samples()), Progress(0))
 
     @property
+    def model(self) -> nn.Module:
+        """The model whose parameters are W."""
+        return self.bcd.model
+
+    @property
     def captured(self) -> Sweeping:
         """All blocks; the samples are loaded anew."""
         return self.sweeping

@@ -53,6 +53,11 @@ class GradientLearner(Learner):
         return cls(recipe, folder, data, batches, method, world)
 
     @property
+    def model(self) -> nn.Module:
+        """The method's model, in the form in which it is trained."""
+        return self.method.model
+
+    @property
     def captured(self) -> Trainee:
         """Model, optimizer and scheduler."""
         return Trainee(self.method.model, self.method.optimizer, self.method.scheduler)

@@ -21,6 +21,11 @@ class Learner(ABC):
 
     @property
     @abstractmethod
+    def model(self) -> nn.Module:
+        """The model whose parameters are trained, as of now."""
+
+    @property
+    @abstractmethod
     def captured(self) -> Captured:
         """What a checkpoint captures, as of now."""
 

@@ -37,7 +37,7 @@ class EpochBatches(Protocol):
 
 
 class DivergedError(ArithmeticError):
-    """The training loss is not finite any more."""
+    """The training loss, or what it is computed from, is not finite any more."""
 
 
 def fit(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from contextlib import suppress
@@ -14,11 +13,8 @@ import numpy as np
 from safetensors.torch import save_model
 
 from pliant import atomic
-from pliant.bcd.errors import SingularSystemError
 from pliant.metrics import relative_distance
 from pliant.optim.agreement import agree
-from pliant.optim.finite import NonFiniteGradientError
-from pliant.regions.svd import DecompositionError
 from pliant.report.rows import MetricsRow, append_row, read_rows, write_rows
 from pliant.training.build import Data, build_model, judge, load_data, set_up
 from pliant.training.checkpoint import (
@@ -30,8 +26,8 @@ from pliant.training.checkpoint import (
 )
 from pliant.training.compressors import build_compressor
 from pliant.training.descent import DescentLearner
+from pliant.training.divergence import DIVERGED, check_sound, diagnosed
 from pliant.training.gradients import GradientLearner
-from pliant.training.loop import DivergedError
 from pliant.training.methods import BCDMethod
 from pliant.training.position import EpochResult, Position
 from pliant.training.watch import Watch, Watches
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
     from pliant.training.learner import Learner
     from pliant.training.recipe import Recipe
 
-DIVERGED = (DivergedError, NonFiniteGradientError, DecompositionError, SingularSystemError)
 _LOG = logging.getLogger(__name__)
 
 
@@ -106,8 +101,9 @@ class Trainer:
         self.world.on_main(lambda: self._prepare(info, position))
         self.watch.start(self.learner.outline(), position)
         try:
-            position = self.learner.learn(position, self._on_step, self._on_epoch, stop)
-            return self.world.on_main(lambda: self._leave(info, position))
+            with diagnosed(self.learner, position):
+                position = self.learner.learn(position, self._on_step, self._on_epoch, stop)
+                return self.world.on_main(lambda: self._leave(info, position))
         except DIVERGED as error:
             self._note(info.ending("diverged", self.seconds, reason=str(error)))
             raise
@@ -142,10 +138,7 @@ class Trainer:
         return row
 
     def _save(self, position: Position) -> None:
-        if not math.isfinite(position.mean_loss()):  # the last good checkpoint is worth more than this one
-            raise DivergedError(
-                f"the training loss is not finite in epoch {position.epoch + 1}; lower the learning rate"
-            )
+        check_sound(self.learner.model, position)  # the last good checkpoint is worth more than this one
         save_checkpoint(self.folder.checkpoint, self.learner.captured, position, seconds=self.seconds)
 
     def _keep_rows(self, epochs: int) -> None:
@@ -182,6 +175,7 @@ class Trainer:
             self._save(position)
             self.folder.write_info(info.ending("interrupted", self.seconds))
             return False
+        check_sound(self.learner.model, position)
         with atomic.replacing([self.folder.weights]) as (weights,):
             save_model(self.learner.plain_model(), str(weights))
         self.folder.write_info(info.ending("finished", self.seconds))
