@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pliant.cli.main import app
+from pliant.exclusive import InUseError, exclusive
 from pliant.report.rows import MetricsRow, SweepRow, TrialRow, append_row, read_rows
 from pliant.training.recipe_file import RecipeError
 from pliant.training.tuning import tune as module
@@ -164,6 +165,23 @@ def test_trials_of_another_recipe_or_judge_are_refused(recipe, pretend, tmp_path
             list(tune(tasks, file))
     assert file.read_text() == before
     assert len(pretend) == trained
+
+
+def test_two_searches_do_not_share_a_file(recipe, pretend, tmp_path):
+    file = tmp_path / "t.jsonl"
+    first = tune(tasks_of(recipe), file)
+    row = next(first)
+    with pytest.raises(InUseError, match=r"t\.jsonl is in use: another process"):
+        next(tune(tasks_of(recipe), file))
+    file.write_text(file.read_text().rstrip("\n"))  # to be mended, by the one that has it
+    with pytest.raises(InUseError):
+        next(tune(tasks_of(recipe), file))
+    first.close()
+    rows = [row, *tune(tasks_of(recipe), file)]
+    assert read_rows(file, TrialRow) == rows
+    assert len(pretend) == len(rows) == 7
+    with exclusive(file):
+        assert list(tune(tasks_of(recipe), file)) == []  # all done: nothing is written
 
 
 def test_a_search_is_widened_and_moved_to_another_machine(recipe, pretend, tmp_path):  # noqa: ARG001  (see the fixture)

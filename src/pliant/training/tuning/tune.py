@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pliant.exclusive import exclusive
 from pliant.report.rows import MetricsRow, SweepRow, TrialRow, append_row, read_rows, repair
 from pliant.training.experiment import load_run, train
 from pliant.training.folder import RunFolder
@@ -38,32 +40,46 @@ def tune(tasks: Sequence[Task], file: Path, *, stop: Callable[[], bool] = lambda
         stop: asked after every batch; True ends the search, and the trial under way is not recorded.
 
     Raises:
+        InUseError: another process adds trials to the file.
         OtherTermsError: before the first trial, if the file holds trials of a method that were made by another recipe,
             or judged in another way.
         RecipeError: likewise, if a method that lacks trials has too few settings, or some that its recipe does not
             take.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = repair(file, TrialRow)
-    for task in tasks:
-        check_terms(task, trials_of(task, rows), file)
-    unfinished = [task for task in tasks if len(trials_of(task, rows)) < task.effort.trials]
-    for task in unfinished:
-        task.check()
-    for task in unfinished:
-        while len(done := trials_of(task, rows)) < task.effort.trials:
-            try:
-                row = _trial(task, next_setting(task, done), len(done), stop)
-            except StoppedError:
-                return
-            append_row(file, row)
-            rows.append(row)
-            yield row
+    if not _unfinished(tasks, read_rows(file, TrialRow), file):
+        return
+    file.touch()
+    with exclusive(file):
+        repair(file, TrialRow)  # which may put another file in its place
+    with exclusive(file), suppress(StoppedError):
+        rows = read_rows(file, TrialRow)
+        for task in _unfinished(tasks, rows, file):
+            yield from _rest(task, rows, file, stop)
 
 
 def trials_of(task: Task, rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Return the trials of a method in its round, in order."""
     return [row for row in rows if (row.method, row.round) == (task.method, task.round)]
+
+
+def _unfinished(tasks: Sequence[Task], rows: Sequence[TrialRow], file: Path) -> list[Task]:
+    """Return the methods that lack trials, all of them checked."""
+    for task in tasks:
+        check_terms(task, trials_of(task, rows), file)
+    unfinished = [task for task in tasks if len(trials_of(task, rows)) < task.effort.trials]
+    for task in unfinished:
+        task.check()
+    return unfinished
+
+
+def _rest(task: Task, rows: list[TrialRow], file: Path, stop: Callable[[], bool]) -> Iterator[TrialRow]:
+    """Run the trials that a method lacks, and add them to the rows and to the file."""
+    while len(done := trials_of(task, rows)) < task.effort.trials:
+        row = _trial(task, next_setting(task, done), len(done), stop)
+        append_row(file, row)
+        rows.append(row)
+        yield row
 
 
 def _trial(task: Task, overrides: dict[str, Any], number: int, stop: Callable[[], bool]) -> TrialRow:
