@@ -14,13 +14,14 @@ from pathlib import Path
 from suite import perform
 
 from pliant.report.rows import TrialRow, read_rows
+from pliant.report.trials import best_of
 from pliant.training.folder import RunFolder
 from pliant.training.recipe import Recipe
-from pliant.training.tuning.task import Task, tasks_of, written
+from pliant.training.tuning.task import Task, tasks_of
 from pliant.training.tuning.tune import trials_of
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("study", type=Path)
@@ -29,10 +30,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--override", action="append", default=[], help="of all recipes, as in pliant train")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows = read_rows(options.trials, TrialRow)
     for task in tasks_of(options.study, options.methods):
-        best = best_of(task, rows)
+        best = chosen(task, rows)
         if best is None:
             continue
         for seed in range(options.seeds):
@@ -40,14 +41,15 @@ def main() -> None:
             perform(recipe, RunFolder(options.runs / recipe.run_name))
 
 
-def best_of(task: Task, rows: list[TrialRow]) -> list[str] | None:
+def chosen(task: Task, rows: list[TrialRow]) -> list[str] | None:
     """Return the overrides of the best trial; None while some are missing, or where all of them diverged."""
     own = trials_of(task, rows)
-    scored = {row.score: row for row in own if row.score is not None}
-    if len(own) < task.effort.trials or not scored:
-        print(f"{task.method}: {len(own)} of {task.effort.trials} trials, {len(scored)} of them with a score: left out")
+    best = best_of(own)
+    if len(own) < task.effort.trials or best is None:
+        scored = sum(row.score is not None for row in own)
+        print(f"{task.method}: {len(own)} of {task.effort.trials} trials, {scored} of them with a score: left out")
         return None
-    return written(scored[max(scored)].overrides)
+    return task.setting(best)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
 """Tuning: equal effort, every trial kept, resumed as if uninterrupted, and never a look at the test set."""
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import run_best
 import yaml
 from typer.testing import CliRunner
 
 from pliant.cli.main import app
 from pliant.exclusive import InUseError, exclusive
-from pliant.report.rows import MetricsRow, SweepRow, TrialRow, append_row, read_rows
+from pliant.report.rows import MetricsRow, SweepRow, TrialRow, append_row, read_rows, write_rows
+from pliant.training.recipe import Recipe
 from pliant.training.recipe_file import RecipeError
 from pliant.training.tuning import tune as module
 from pliant.training.tuning.search import next_setting
-from pliant.training.tuning.task import tasks_of
+from pliant.training.tuning.task import tasks_of, written
 from pliant.training.tuning.terms import OtherTermsError
 from pliant.training.tuning.tune import tune
 
@@ -295,13 +298,50 @@ def test_the_trials_of_earlier_rounds_stay_readable_and_are_not_run_again(study,
 def test_the_command_tunes_and_says_how_to_train_the_best(recipe, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    command = ["tune", str(recipe), "-o", "t.jsonl", "--override", "tune.effort.trials=2"]
+    overrides = ["tune.effort.trials=2", "data.batch_size=512", 'model.args={"widths": [4, 4, 4, 5]}']
+    command = ["tune", str(recipe), "-o", "t.jsonl", "--data-root", "my data"]
+    command += [word for text in overrides for word in ("--override", text)]
     result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "net, trial 1: score" in result.output
-    assert "Best of net: pliant train" in result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Best of net: pliant train ")]
+    path, *options = shlex.split(line.removeprefix("Best of net: pliant train "))
+    best = max(read_rows(tmp_path / "t.jsonl", TrialRow), key=lambda row: row.score)
+    assert options[::2] == ["-o"] * (len(options) // 2)
+    suggested = Recipe.from_yaml(path, options[1::2])
+    (task,) = tasks_of(recipe, given=[*overrides, "data.root=my data"])
+    judged = task.load(written(best.overrides))
+    assert suggested.model_copy(update={"tune": None}) == judged.model_copy(
+        update={"data": judged.data.model_copy(update={"holdout": 0.0})}
+    )
     assert "any ratio" in result.output
     row = read_rows(tmp_path / "t.jsonl", TrialRow)[0]
     assert [cells[:2] for cells in row.rows] == [["low-rank", 0.0], ["low-rank", 0.5], ["filters", 0.5]]
     assert row.score == pytest.approx(sum(cells[3] for cells in row.rows) / 3)
-    assert row.evaluations == 4
+    assert row.evaluations == 2
+
+
+def test_a_search_without_a_score_suggests_no_training(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [TrialRow(method="net", trial=n, overrides={}, score=None, dense=None, rows=[]) for n in range(7)]
+    write_rows(tmp_path / "t.jsonl", rows)
+    result = CliRunner().invoke(app, ["tune", str(recipe), "-o", "t.jsonl"], env={"COLUMNS": "200"})
+    assert "Best of net: none, all trials diverged" in result.output
+
+
+def test_the_best_setting_of_every_finished_search_is_trained(recipe, tmp_path, monkeypatch):  # noqa: ARG001  (the study reads it)
+    ran = []
+    monkeypatch.setattr(run_best, "perform", lambda recipe, folder: ran.append((recipe, folder.path)))
+    common = {"dense": 1.0, "rows": [], "round": "two"}
+    scores = {"net": [0.1, 0.9, None], "other": [0.1, 0.9]}
+    rows = [
+        TrialRow(method=method, trial=number, overrides={"method.lr": 0.1 + number / 10}, score=score, **common)
+        for method, found in scores.items()
+        for number, score in enumerate(found)
+    ]
+    rows.append(replace(rows[0], round="one", score=1.0))
+    write_rows(tmp_path / "t.jsonl", rows)
+    options = ["--seeds", "2", "--runs", str(tmp_path / "runs"), "-o", "name=net-{seed}", "-o", "train.epochs=5"]
+    run_best.main([str(study(tmp_path)), str(tmp_path / "t.jsonl"), *options])
+    assert [path for _, path in ran] == [tmp_path / "runs" / f"net-{seed}" for seed in range(2)]
+    assert {(found.method.type, found.method.lr, found.train.epochs) for found, _ in ran} == {("proximal", 0.2, 5)}

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pliant.cli.console import console
+from pliant.cli.console import console, suggested
 from pliant.cli.errors import INTERRUPTED, user_errors
 from pliant.cli.options import DataRootOption
 from pliant.report.rows import TrialRow, read_rows
-from pliant.report.trials import trial_line, trials_table
+from pliant.report.trials import best_of, trial_line, trials_table
 from pliant.training.interrupt import stop_on_interrupt
-from pliant.training.tuning.task import Task, tasks_of, written
+from pliant.training.tuning.task import Task, tasks_of
 
 
 @user_errors
@@ -64,7 +64,12 @@ def _summary(out: Console, tasks: list[Task], file: Path) -> None:
         out.print("[yellow]Interrupted.[/] The same command goes on.")
         raise typer.Exit(INTERRUPTED)
     for task in tasks:
-        scored = [row for row in found[task.method] if row.score is not None]
-        best = max(scored, key=lambda row: row.score or 0.0, default=None)
-        chosen = "" if best is None else " ".join(f"-o '{text}'" for text in written(best.overrides))
-        out.print(f"Best of {task.method}: pliant train {task.recipe} {chosen}", highlight=False, soft_wrap=True)
+        best = best_of(found[task.method])
+        out.print(f"Best of {task.method}: {_training(task, best)}", highlight=False, soft_wrap=True)
+
+
+def _training(task: Task, best: TrialRow | None) -> str:
+    if best is None:
+        return "none, all trials diverged; lower the learning rates of the space"
+    options = [word for text in task.setting(best) for word in ("-o", text)]
+    return suggested("train", task.recipe, *options)

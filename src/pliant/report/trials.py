@@ -29,12 +29,18 @@ def trials_table(trials: Mapping[str, Sequence[TrialRow]], claims: Mapping[str, 
     return Table("Trials, scored by the mean accuracy (%) over cuts on held-out images", head, tuple(rows))
 
 
+def best_of(trials: Sequence[TrialRow]) -> TrialRow | None:
+    """Return the first of the trials with the highest score; None where all of them diverged."""
+    scored = [row for row in trials if row.score is not None]
+    return max(scored, key=lambda row: row.score or 0.0, default=None)
+
+
 def _cells(rows: Sequence[TrialRow]) -> tuple[str, ...]:
+    best = best_of(rows)
     scored = [row for row in rows if row.score is not None]
     counted = [row.evaluations for row in scored if row.evaluations is not None]
     gradients = f"{fmean(counted):,.0f}" if counted else "-"
     numbers = (str(len(rows)), str(len(rows) - len(scored)), gradients)
-    if not scored:
+    if best is None:
         return (*numbers, "-", "-")
-    best = max(scored, key=lambda row: row.score or 0.0)
     return (*numbers, f"{100 * (best.score or 0.0):.2f}", f"{100 * (best.dense or 0.0):.2f}")

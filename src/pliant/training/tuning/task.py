@@ -15,6 +15,8 @@ from pliant.training.tuning.space import corner_of, settings_in
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pliant.report.rows import TrialRow
+
 
 @dataclass(frozen=True)
 class Task:
@@ -40,6 +42,11 @@ class Task:
         """Read the recipe of a trial, its own `tune` section left out."""
         held_out = f"data.holdout={self.effort.holdout}"
         return Recipe.from_yaml(self.recipe, [*self.given, *overrides, held_out, "tune=null"])
+
+    def setting(self, trial: TrialRow) -> list[str]:
+        """Return the overrides of the recipe that train what a trial tried, on all training images."""
+        own = ("tune.", "tune=")  # of the search
+        return [*(text for text in self.given if not text.strip().startswith(own)), *written(trial.overrides)]
 
     def check(self) -> None:
         """Check that there are enough settings, and that leads and space fit the recipe.
