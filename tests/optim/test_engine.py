@@ -261,6 +261,45 @@ def test_runs_of_16_bits_resume_to_the_bit(dtype, precision, region):
     assert {m.dtype for m in momentum} == {torch.float32}
 
 
+def loaded(p):
+    p.copy_(torch.linspace(-1.0, 1.0, p.numel()).reshape(p.shape))
+
+
+CHANGES = {
+    "loaded": loaded,
+    "clamped": lambda p: p.clamp_(-0.05, 0.05),
+    "in part": lambda p: p[:1].zero_(),
+    "behind autograd": lambda p: p.data.mul_(0.5),
+}
+
+
+@pytest.mark.parametrize(("dtype", "precision"), HALVES, ids=str)
+@pytest.mark.parametrize("region", [k_support_ball(4, 2.0), None], ids=["constrained", "free"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_steps_start_from_weights_of_16_bits_that_were_changed_between_them(dtype, precision, region, change):
+    """What was set from outside must not come back from a wider copy: at a rate of 0 it stays as it is."""
+    optimizer = SFW([{"params": params(SHAPES[:3], dtype), "region": region}], lr=0.05, precision=precision)
+    run(optimizer, 3)
+    (group,) = optimizer.param_groups
+    with torch.no_grad():
+        for p in group["params"]:
+            CHANGES[change](p)
+    expected = [p.detach().clone() for p in group["params"]]
+    group["lr"] = 0.0
+    assert all(torch.equal(a, b) for a, b in zip(expected, run(optimizer, 2), strict=True))
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("precision", [Master(), StochasticRounding()], ids=str)
+def test_a_step_on_16_bits_never_waits_for_the_device(precision, foreach):
+    groups = [{"params": params(SHAPES[:5], torch.bfloat16), "region": l2_ball(1.0)}]
+    groups.append({"params": params([(3, 3)], torch.bfloat16), "region": None})
+    optimizer = SFW(groups, lr=0.1, precision=precision, nonfinite=NonFinite.IGNORE, foreach=foreach)
+    with HostReads() as seen:
+        run(optimizer, 2)
+    assert not seen.reads
+
+
 def test_stochastic_rounding_is_right_on_average_and_leaves_bfloat16_alone():
     x = torch.tensor([1.0 + 2**-9, -1.0 - 2**-10, 1.0, float("inf"), 0.0]).repeat(20_000, 1)
     p, state, rule = x.bfloat16(), {}, StochasticRounding()

@@ -24,8 +24,12 @@ class Precision(ABC):
         """Raise ValueError if weights of this dtype cannot be kept in this way."""
 
     @abstractmethod
+    def prepare(self, p: Tensor, state: dict[str, Any]) -> None:
+        """Create the state that is missing."""
+
+    @abstractmethod
     def load(self, p: Tensor, state: dict[str, Any]) -> Tensor:
-        """Return the weights in float32, to be changed in place."""
+        """Return the weights in float32, to be changed in place; state that is missing is created."""
 
     @abstractmethod
     def store(self, p: Tensor, x: Tensor, state: dict[str, Any]) -> None:
@@ -35,16 +39,21 @@ class Precision(ABC):
 @register
 @dataclass(frozen=True)
 class Master(Precision):
-    """A copy of the weights in float32 takes the steps; the parameter is its rounding. Four more bytes a weight."""
+    """A copy of the weights in float32 takes the steps; the parameter is its rounding. Four more bytes a weight.
+
+    Where the parameter is no longer its rounding (weights were loaded, clamped or scaled since) the copy follows it.
+    """
 
     def check(self, dtype: torch.dtype, name: str) -> None:
         pass
 
-    def load(self, p: Tensor, state: dict[str, Any]) -> Tensor:
+    def prepare(self, p: Tensor, state: dict[str, Any]) -> None:
         if "master" not in state:
             state["master"] = p.detach().float()
-        master: Tensor = state["master"]
-        return master
+
+    def load(self, p: Tensor, state: dict[str, Any]) -> Tensor:
+        self.prepare(p, state)
+        return follow(state["master"], p.detach())
 
     def store(self, p: Tensor, x: Tensor, state: dict[str, Any]) -> None:  # noqa: ARG002  (x is the copy itself)
         p.copy_(x)
@@ -74,9 +83,12 @@ class StochasticRounding(Precision):
                 f"{name} is torch.float16; StochasticRounding is for bfloat16 only, use precision=Master()"
             )
 
-    def load(self, p: Tensor, state: dict[str, Any]) -> Tensor:
+    def prepare(self, p: Tensor, state: dict[str, Any]) -> None:
         if "roundings" not in state:
             state["roundings"] = torch.zeros((), dtype=torch.int32, device=p.device)
+
+    def load(self, p: Tensor, state: dict[str, Any]) -> Tensor:
+        self.prepare(p, state)
         return p.detach().float()
 
     def store(self, p: Tensor, x: Tensor, state: dict[str, Any]) -> None:
@@ -86,6 +98,14 @@ class StochasticRounding(Precision):
         rounded = (bits & -(2**_DROPPED)).view(torch.float32)
         p.copy_(torch.where(x.isfinite(), rounded, x))
         state["roundings"] += 1
+
+
+def follow(wide: Tensor, p: Tensor) -> Tensor:
+    """Set a wider copy of weights to them where it no longer rounds to them, in place, and return it.
+
+    Else the next step would undo whatever changed the weights themselves.
+    """
+    return torch.where(wide.to(p.dtype) == p, wide, p.to(wide.dtype), out=wide)
 
 
 def _hash(n: int, turn: Tensor, seed: int) -> Tensor:

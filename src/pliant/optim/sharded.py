@@ -107,7 +107,7 @@ def _part_of(
     """Return this process's part of a parameter with its gradient, and of its state; they share memory."""
     place = {}
     if p.dtype in HALF:
-        group["precision"].load(p, state)  # makes the state that the part would make too small
+        group["precision"].prepare(p, state)  # the part would make it too small
         place = {FIRST: first_entry(p)}
     part = local(p).detach()
     part.grad = grad

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from pliant.compress.carry.passage import Heir
 from pliant.compress.carry.slicing import CarryError, Slices, slices_beside
 from pliant.compress.slices import without
+from pliant.optim.precision import follow
 from pliant.optim.sfw import SFW
 
 
@@ -58,7 +59,7 @@ class Carrier:
             self._refuse(lost[0], name, parameter)
             return None, list(state)
         for key in (key for key, value in state.items() if _is_copy(value, parameter) and key not in lost):
-            carried[key] = _agreeing(carried[key], heir.parameter)
+            carried[key] = follow(carried[key], heir.parameter.detach())
         return {key: value for key, value in carried.items() if key not in lost}, lost
 
     def _refuse(self, key: str, name: str, parameter: Tensor) -> None:
@@ -99,11 +100,6 @@ def _is_copy(value: object, parameter: Tensor) -> bool:
     if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.is_floating_point():
         return False
     return value.element_size() > parameter.element_size() and torch.equal(value.to(parameter.dtype), parameter)
-
-
-def _agreeing(wide: Tensor, parameter: Tensor) -> Tensor:
-    """Return a wide copy that rounds to the parameter: else the next step would undo what the cut did to values."""
-    return torch.where(wide.to(parameter.dtype) == parameter, wide, parameter.detach().to(wide.dtype))
 
 
 def _describe(value: object) -> str:
