@@ -12,7 +12,7 @@ from pliant.methods import Around, Stack, StepMap, Target, matrix_targets, stack
 from pliant.optim import SFW
 from pliant.structure import InitScaled, Plan
 from pliant.testing.optimizer_laws import OPTIMIZER_LAWS, check_optimizer
-from pliant.testing.optimizers import finite, habits
+from pliant.testing.optimizers import finite, habits, motion
 from pliant.testing.optimizers.case import small_model
 
 OF_THE_INNER = {finite.nonfinite_gradients_touch_nothing}  # SGD takes what it is given
@@ -77,6 +77,13 @@ EXCEPT = {
 @pytest.mark.parametrize("law", [law for law in LAWS if law not in EXCEPT], ids=lambda law: law.__name__)
 def test_the_laws_hold_around_sgd(law):
     check_optimizer(mapped(sgd), laws=[law])
+
+
+def test_maps_leave_frozen_weights_alone():
+    def make(model):
+        return SFW(Plan.for_low_rank(model, k=1, radius=InitScaled(2.0)), lr=0.05)
+
+    check_optimizer(mapped(make), laws=[motion.frozen_weights_do_not_move])
 
 
 @pytest.mark.parametrize("name", ["resumed_is_uninterrupted", "deepcopy_is_uninterrupted", "state_dict_is_plain"])

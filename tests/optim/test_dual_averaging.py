@@ -9,7 +9,7 @@ from torch import nn
 from pliant.optim import Adaptive, DualAveraging, ProximalSGD
 from pliant.regions import Axes, Filters, Penalty, Singular, TopK
 from pliant.testing import OPTIMIZER_LAWS, check_optimizer
-from pliant.testing.optimizers import finite
+from pliant.testing.optimizers import finite, motion
 
 LAWS = [law for law in OPTIMIZER_LAWS if law is not finite.nonfinite_gradients_touch_nothing]
 LASSO = Penalty(TopK(1), Filters(), 0.05)
@@ -36,7 +36,7 @@ def test_it_obeys_the_laws_of_optimizers(penalties, options):
         groups = [{"params": [(name, p)], "penalties": penalties} for name, p in model.named_parameters()]
         return DualAveraging(groups, lr=0.05, **options)
 
-    check_optimizer(make, laws=LAWS)
+    check_optimizer(make, laws=[*LAWS, motion.frozen_weights_do_not_move])
 
 
 def shrink_rows(w, amount):

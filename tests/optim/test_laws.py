@@ -105,6 +105,11 @@ def test_zero_gradients_move_nothing_under_gradient_scaling(rule, groups):
     check_optimizer(without_decay, laws=[motion.zero_gradients_move_nothing])
 
 
+@pytest.mark.parametrize("groups", [*balls(), *SEVERAL])
+def test_frozen_weights_do_not_move(groups):
+    check_optimizer(sfw(groups, Shrinkage(1.0, 20)), laws=[motion.frozen_weights_do_not_move])
+
+
 def test_other_layers_obey_the_laws():
     def model():
         return nn.ModuleList(
@@ -154,6 +159,13 @@ class Unclamped(SFW):
             for p in group["params"]:
                 if p.grad is not None:
                     p.data.add_(p.grad, alpha=-group["lr"])
+
+
+class Coasting(SGD):
+    """Follows its momentum, gradient or not."""
+
+    def __init__(self, groups, lr):
+        super().__init__([group for group in groups if group.pop("region")], lr=lr, momentum=0.9)
 
 
 class Neighbour(SFW):
@@ -236,6 +248,7 @@ BROKEN = [
     (Loud, habits.random_state_is_untouched),
     (Greedy, habits.gradients_are_untouched),
     (Twice, habits.closures_are_called_once),
+    (Coasting, motion.frozen_weights_do_not_move),
     (Ticking, motion.empty_steps_leave_no_trace),
     (Unclamped, finite.nonfinite_gradients_touch_nothing),
 ]

@@ -11,7 +11,7 @@ from torch.optim import SGD
 from pliant.optim import ProximalSGD
 from pliant.regions import Coupled, Entries, Filters, Penalty, Singular, SparseGroupLasso, TopK
 from pliant.testing.optimizer_laws import OPTIMIZER_LAWS, check_optimizer
-from pliant.testing.optimizers import finite
+from pliant.testing.optimizers import finite, motion
 
 GROUP, NUCLEAR = SparseGroupLasso(0.02, 0.3), Penalty(TopK(1), Singular(), 0.05)
 LAWS = [law for law in OPTIMIZER_LAWS if law is not finite.nonfinite_gradients_touch_nothing]  # SGD has not this one
@@ -42,6 +42,13 @@ def test_the_laws_hold(law, every):
         return ProximalSGD(penalised(model), lr=0.05, momentum=0.9, weight_decay=1e-3, prox_every=every)
 
     check_optimizer(make, laws=[law])
+
+
+def test_frozen_weights_do_not_move():
+    def make(model):
+        return ProximalSGD(penalised(model), lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+    check_optimizer(make, laws=[motion.frozen_weights_do_not_move])
 
 
 def test_without_penalties_it_is_sgd_to_the_bit():

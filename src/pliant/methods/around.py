@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from pliant.methods.outer import Outer
 from pliant.optim.agreement import agree_if_sharded, settings_of
+from pliant.optim.gradient import gradient_of
 
 
 class Moved(Protocol):
@@ -52,7 +53,7 @@ class Step:
         for target in targets:
             if target.parameter.requires_grad:
                 self._of(target.parameter)
-            if target.parameter.grad is not None:
+            if gradient_of(target.parameter) is not None:
                 yield target
 
     def option(self, parameter: Tensor, name: str) -> Any:  # noqa: ANN401  (whatever the group holds)
@@ -154,7 +155,7 @@ class Around(Outer):
 
     def _steps(self) -> list[Step]:
         """Return the step as every map sees it, or nothing if no parameter has a gradient."""
-        if not any(p.grad is not None for group in self.param_groups for p in group["params"]):
+        if not any(gradient_of(p) is not None for group in self.param_groups for p in group["params"]):
             return []
         groups = {id(p): group for group in self.param_groups for p in group["params"]}
         return [Step(self.taken, groups, memory) for memory in self.memory]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pliant.optim.gradient import gradient_of
 from pliant.optim.group import names
 from pliant.optim.group import plain as spelled_out
 from pliant.sharding import is_sharded
@@ -135,6 +136,6 @@ def _number(value: object) -> object:
 def _seen(p: Tensor, *, weights: bool) -> tuple[object, ...]:
     """Return whether there is a gradient, and a hash of weights that ought to be alike."""
     if not weights or is_sharded(p):
-        return (p.grad is not None,)
+        return (gradient_of(p) is not None,)
     data = p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return (p.grad is not None, hashlib.sha256(data.tobytes()).hexdigest())
+    return (gradient_of(p) is not None, hashlib.sha256(data.tobytes()).hexdigest())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.optim.gradient import gradient_of
 from pliant.optim.oracle import Oracle
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF
@@ -42,7 +43,7 @@ class Batch:
 
     def gradients(self) -> list[Tensor | None]:
         """Return the gradients, (points, *shape) for each tensor of a point, None where there is none."""
-        grads = [[point.params[j].grad for point in self.points] for j in range(self._arity)]
+        grads = [[gradient_of(point.params[j]) for point in self.points] for j in range(self._arity)]
         return [None if any(g is None for g in part) else stack([g for g in part if g is not None]) for part in grads]
 
     def step(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
@@ -199,7 +200,8 @@ def _small(point: Point) -> bool:
 
 def _kind(point: Point, region: Ball) -> Any:  # noqa: ANN401  (anything hashable)
     group, first = point.group, point.states[0]
-    forms = tuple((p.shape, p.dtype, p.device, p.grad.dtype) for p in point.params if p.grad is not None)
+    grads = zip(point.params, map(gradient_of, point.params), strict=True)
+    forms = tuple((p.shape, p.dtype, p.device, grad.dtype) for p, grad in grads if grad is not None)
     memory = tuple((key, value.shape) for key, value in first.get("oracle", {}).items())
     rates = (group["momentum"], group["dampening"], group["exact"], group["precision"])
     return (region.gauge, region.view, group["step_rule"], rates, forms, memory)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pliant.optim.batch import advance, ready, step_sizes
+from pliant.optim.gradient import gradient_of
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF
 from pliant.optim.stacking import numbers, stack
@@ -164,7 +165,7 @@ class ChannelBatch:
 
     def gradients(self) -> list[Tensor | None]:
         """Return the gradients, one for each point."""
-        return [point.params[0].grad for point in self.points]
+        return [gradient_of(point.params[0]) for point in self.points]
 
     def step(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
         """Take one step and return the step size of each point.
@@ -201,7 +202,8 @@ def apart(points: Iterable[Point]) -> tuple[list[ChannelBatch], list[Point]]:
 def _pattern(point: Point) -> Proportional | Flat | None:
     """Return how the channels of a point are weighed; None for a point that takes the step in another way."""
     p, region = point.params[0], point.region
-    large = p.ndim > 1 and p.numel() > LARGE and p.dtype not in HALF and p.grad is not None and p.grad.dtype is p.dtype
+    grad = gradient_of(p)
+    large = p.ndim > 1 and p.numel() > LARGE and p.dtype not in HALF and grad is not None and grad.dtype is p.dtype
     if not (large and isinstance(region, Ball) and isinstance(region.view, Filters) and region.view.axes.out == 0):
         return None
     rule: StepRule = point.group["step_rule"]

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from pliant.optim.adaptive import Adaptive
 from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
+from pliant.optim.gradient import gradient_of
 from pliant.optim.group import names
 from pliant.optim.precision import HALF
 from pliant.optim.proximal import Regulariser
@@ -107,7 +108,7 @@ class DualAveraging(Optimizer):
                 loss = closure()
         self._agreed = self._agreed or agree_if_sharded(self)
         for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
+            moving = [p for p in group["params"] if gradient_of(p) is not None]
             for p in moving:
                 _sum_up(p, self.state[p], group)
             _move(moving, [self.state[p] for p in moving], group)

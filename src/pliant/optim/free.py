@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.optim.gradient import gradient_of
 from pliant.optim.precision import HALF, Precision
 
 
@@ -19,12 +20,13 @@ def free_step(p: Tensor, state: dict[str, Any], group: dict[str, Any], usable: T
         group: lr, momentum, weight_decay, precision.
         usable: whether the step counts; None: it does.
     """
-    if p.grad is None:
+    grad = gradient_of(p)
+    if grad is None:
         return
     half = p.dtype in HALF
     precision: Precision = group["precision"]
     x = precision.load(p, state) if half else p
-    grad = p.grad.to(x.dtype)
+    grad = grad.to(x.dtype)
     if usable is not None:
         usable = usable.to(p.device, non_blocking=True)
         grad = torch.where(usable, grad, 0.0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pliant.optim.account import START, open_account
+from pliant.optim.gradient import gradient_of
 from pliant.optim.precision import HALF, Precision
 from pliant.regions.region import Region
 
@@ -34,8 +35,8 @@ class Point:
 
     @property
     def live(self) -> tuple[bool, ...]:
-        """Which of the parameters have a gradient."""
-        return tuple(p.grad is not None for p in self.params)
+        """Which of the parameters have a gradient and are not frozen."""
+        return tuple(gradient_of(p) is not None for p in self.params)
 
     @property
     def like(self) -> Tensor:
@@ -51,8 +52,8 @@ class Point:
 
     def prepare(self) -> None:
         """Create the state that is missing."""
-        for p, state in zip(self.params, self.states, strict=True):
-            if "momentum_buffer" not in state and p.grad is not None:
+        for p, state, live in zip(self.params, self.states, self.live, strict=True):
+            if "momentum_buffer" not in state and live:
                 dtype = torch.float32 if p.dtype in HALF else p.dtype
                 state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         if not self.states[0].keys() >= START.keys():
@@ -60,8 +61,8 @@ class Point:
 
     def direction(self) -> list[Tensor]:
         """Return the gradients; for parameters without one the momentum, or zero."""
-        pairs = zip(self.params, self.states, strict=True)
-        return [s.get("momentum_buffer", torch.zeros_like(p)) if p.grad is None else p.grad for p, s in pairs]
+        triples = zip(self.params, self.states, map(gradient_of, self.params), strict=True)
+        return [s.get("momentum_buffer", torch.zeros_like(p)) if grad is None else grad for p, s, grad in triples]
 
     def as_point(self, parts: Sequence[Tensor]) -> Any:  # noqa: ANN401  (Tensor or Sequence[Tensor], as the region takes it)
         """Return tensors as the region takes them: one tensor, or a sequence."""

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 
 from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
+from pliant.optim.gradient import frozen_without_gradients, gradient_of
 from pliant.optim.group import names
 from pliant.regions.region import X, tensors
 from pliant.regions.views import View
@@ -115,7 +116,8 @@ class ProximalSGD(SGD):
             closure: re-evaluates the model and returns the loss, as for every torch optimizer.
         """
         self._agreed = self._agreed or agree_if_sharded(self)
-        loss = super().step(closure)
+        with frozen_without_gradients(p for group in self.param_groups for p in group["params"]):
+            loss = super().step(closure)
         for group in self.param_groups:
             if group["penalties"] and group["prox_every"] is not None:
                 self._map(group, self._due(group))
@@ -139,7 +141,7 @@ class ProximalSGD(SGD):
 
     def _due(self, group: dict[str, Any]) -> list[list[Tensor]]:
         """Count a step of every point that took one, and return those whose maps are due."""
-        moved = [point for point in _points(group) if all(p.grad is not None for p in point)]
+        moved = [point for point in _points(group) if all(gradient_of(p) is not None for p in point)]
         for point in moved:
             state = self.state[point[0]]
             state["steps"] = state.get("steps", 0) + 1

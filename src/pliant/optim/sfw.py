@@ -17,6 +17,7 @@ from pliant.optim.channels import ChannelBatch, apart
 from pliant.optim.diagnostics import GroupDiagnostics, diagnose
 from pliant.optim.finite import NonFinite, NonFiniteGradientError, all_finite
 from pliant.optim.free import free_step
+from pliant.optim.gradient import gradient_of
 from pliant.optim.group import LAYOUT, OBJECTS, REQUIRED, check_group, live, names, plain
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF, Master, Precision
@@ -168,7 +169,8 @@ class SFW(Optimizer):
     def _fingerprint(self, group: dict[str, Any]) -> tuple[Any, ...]:
         """Return what decides about the batches; the objects behind the numbers are kept alive by the batches."""
         options = [id(value) if key in OBJECTS else value for key, value in group.items() if key in LAYOUT]
-        forms = [(id(p), id(self.state[p]), None if p.grad is None else p.grad.dtype) for p in group["params"]]
+        grads = [(p, gradient_of(p)) for p in group["params"]]
+        forms = [(id(p), id(self.state[p]), None if grad is None else grad.dtype) for p, grad in grads]
         return (id(group), *options, *forms)
 
     def points(self, group: dict[str, Any]) -> Iterator[Point]:
@@ -187,9 +189,7 @@ class SFW(Optimizer):
             NonFiniteGradientError: if a group that must raise has a gradient that is not finite.
         """
         loud, silent = (
-            all_finite(
-                [p.grad for g in self.param_groups if g["nonfinite"] is kind for p in g["params"] if p.grad is not None]
-            )
+            all_finite([grad for g in self.param_groups if g["nonfinite"] is kind for _, grad in _gradients(g)])
             for kind in (NonFinite.RAISE, NonFinite.SKIP)
         )
         if not all(map(bool, loud)):
@@ -249,18 +249,20 @@ class SFW(Optimizer):
 
 
 def _nonfinite_names(group: dict[str, Any]) -> list[str]:
-    pairs = zip(names(group), group["params"], strict=True)
-    return [name for name, p in pairs if p.grad is not None and not all(map(bool, all_finite([p.grad])))]
+    return [name for name, grad in _gradients(group) if not all(map(bool, all_finite([grad])))]
 
 
-def _sparse(p: Tensor) -> bool:
-    return p.grad is not None and p.grad.layout is not torch.strided
+def _gradients(group: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the gradient of every parameter of a group that moves."""
+    for name, p in zip(names(group), group["params"], strict=True):
+        grad = gradient_of(p)
+        if grad is not None:
+            yield name, grad
 
 
 def _refuse_sparse(groups: list[dict[str, Any]]) -> None:
-    if any(_sparse(p) for group in groups for p in group["params"]):
-        pairs = [pair for group in groups for pair in zip(names(group), group["params"], strict=True)]
-        sparse = [name for name, p in pairs if _sparse(p)]
+    sparse = [name for g in groups for name, grad in _gradients(g) if grad.layout is not torch.strided]
+    if sparse:
         raise ValueError(
             f"the gradient of {', '.join(sparse)} must be dense, found a sparse one; no weight was touched. Build the "
             "embedding with sparse=False"

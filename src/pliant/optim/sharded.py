@@ -13,6 +13,7 @@ from torch import Tensor
 from pliant.optim.batch import Batch
 from pliant.optim.exchange import Cut, cut_of, exchange_over, first_entry
 from pliant.optim.free import free_step
+from pliant.optim.gradient import gradient_of
 from pliant.optim.norms import Question, answer
 from pliant.optim.oracle import Oracle
 from pliant.optim.point import Point
@@ -45,7 +46,7 @@ class ShardedBatch:
 
     def gradients(self) -> list[Tensor | None]:
         """Return this process's part of all gradients, point after point, None where there is none."""
-        return [local_grad(p) for point in self.points for p in point.params]
+        return [_local_gradient(p) for point in self.points for p in point.params]
 
     def step(self, grads: Sequence[Tensor | None], usable: Tensor | None) -> list[Tensor]:
         """Take one step and return the step size of each point. Collective.
@@ -92,7 +93,7 @@ def sharded_batches(points: Iterable[Point]) -> list[ShardedBatch]:
 
 def free_step_of_part(p: Tensor, state: dict[str, Any], group: dict[str, Any], usable: Tensor | None) -> None:
     """Take `free_step` on this process's part of a sharded parameter; its state is sharded likewise."""
-    grad = local_grad(p)
+    grad = _local_gradient(p)
     if grad is None or not is_sharded(p):
         return
     x, inner = _part_of(p, state, grad, group)
@@ -109,10 +110,14 @@ def _part_of(
     if p.dtype in HALF:
         group["precision"].prepare(p, state)  # the part would make it too small
         place = {FIRST: first_entry(p)}
-    part = local(p).detach()
+    part = local(p).detach().requires_grad_(grad is not None)
     part.grad = grad
     own = {key: local(value) if isinstance(value, Tensor) else value for key, value in state.items()}
     return part, own | place
+
+
+def _local_gradient(p: Tensor) -> Tensor | None:
+    return None if gradient_of(p) is None else local_grad(p)
 
 
 def _question(point: Point) -> Question:

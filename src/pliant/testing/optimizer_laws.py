@@ -68,7 +68,8 @@ def check_optimizer(
         seed: same seed, same weights and gradients; the global random state is not touched.
         steps: length of the runs that are compared, at least 4.
         laws: the laws to check, each a function of an `OptimizerCase`; `motion.zero_gradients_move_nothing` is one
-            more, for rules whose step is proportional to the gradient.
+            more, for rules whose step is proportional to the gradient, and `motion.frozen_weights_do_not_move` another,
+            which optimizers of torch break.
 
     Raises:
         LawViolation: with the law, what was found and what is allowed.

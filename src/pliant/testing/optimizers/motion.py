@@ -91,6 +91,20 @@ def without_gradient_no_influence(case: OptimizerCase) -> None:
         require_same([full[i] for i in others], [part[i] for i in others], law, case)
 
 
+def frozen_weights_do_not_move(case: OptimizerCase) -> None:
+    """A parameter frozen after some steps does not move, whatever gradient it still has; the others go on."""
+    for number in range(len(case.start().params)):
+        silent = case.start().take(1)
+        expected = silent.take(case.steps, silent={number}).weights()
+        run = case.start().take(1)
+        frozen = run.params[number].requires_grad_(False)
+        for _ in range(case.steps):
+            run.gradients()
+            frozen.grad = torch.zeros_like(frozen)  # as zero_grad(set_to_none=False) leaves it
+            run.optimizer.step()
+        require_same(expected, run.weights(), f"parameter {number}, frozen, is as one without gradient", case)
+
+
 def empty_steps_leave_no_trace(case: OptimizerCase) -> None:
     """Steps in which no parameter has a gradient, first or in between, change neither weights nor later steps."""
     expected = case.start().take(case.steps).weights()
