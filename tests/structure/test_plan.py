@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from pliant.models import NAMES, create
 from pliant.optim import SFW
@@ -137,6 +137,56 @@ def test_computed_weights_are_refused_by_name_and_may_be_ignored(preset, normali
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     parametrize.remove_parametrizations(model[0], "weight")
     assert "0.weight" in names(preset(model, k=0.5))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "computed",
+    [lambda layer: prune.random_unstructured(layer, "weight", 0.5), nn.utils.spectral_norm],
+    ids=["pruned", "old spectral norm"],
+)
+def test_weights_computed_by_hooks_are_refused_by_name_and_may_be_ignored(preset, computed):
+    model = nn.Sequential(computed(nn.Conv2d(2, 4, 3)), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(
+        ValueError, match=r"the weight of 0 is computed, .* prune\.remove\), or name these layers in ig"
+    ):
+        preset(model, k=0.5)
+    assert isinstance(by_name(preset(model, k=0.5, ignore=["0"]))["0.weight_orig"], Free)
+
+
+def test_a_plan_holds_pruned_layers_once_the_pruning_is_made_permanent():
+    model = small()
+    prune.random_unstructured(model[0], "weight", 0.5)
+    prune.remove(model[0], "weight")
+    assert isinstance(by_name(Plan.for_filters(model, k=0.5))["0.weight"], Ball)
+
+
+CONSTRUCTORS = {
+    "filters": lambda model: Plan.for_filters(model, k=0.5, ignore=["0"]),
+    "rank": lambda model: Plan.for_low_rank(model, k=0.5, ignore=["0"]),
+    "entries": lambda model: Plan.for_unstructured(model, k=0.5, ignore=["0"]),
+    "rules": lambda model: Plan.from_rules(model, [Rule(Free())]),
+    "json": lambda model: Plan.from_json(model, "[]"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("construct", CONSTRUCTORS)
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: torch.compile(small(), backend="eager"),
+            r"the model must not be wrapped by torch\.compile, .* give the module that was",
+        ),
+        (lambda: nn.Sequential(nn.DataParallel(small())), r"'0' must not be wrapped by DataParallel, which renames"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), r"'0\.weight' must have a shape, .* call the model once"),
+    ],
+    ids=["compiled", "parallel", "lazy"],
+)
+def test_models_whose_parameters_have_no_names_or_sizes_of_their_own_are_refused(construct, model, message):
+    with pytest.raises(ValueError, match=message):
+        CONSTRUCTORS[construct](model())
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"resnet-56", "wide-resnet-28-10"}])

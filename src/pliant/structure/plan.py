@@ -137,8 +137,9 @@ class Plan:
         Raises:
             ValueError: if nothing is left to constrain.
         """
+        slots = slots_of(model)
         layers = ignored(model, matrix_layers(model), ignore)
-        return _preset(slots_of(model), layers, Constraint(TopK(k), Singular, radius), norms, rest)
+        return _preset(slots, layers, Constraint(TopK(k), Singular, radius), norms, rest)
 
     @staticmethod
     def for_unstructured(
@@ -165,8 +166,9 @@ class Plan:
         Raises:
             ValueError: if nothing is left to constrain.
         """
+        slots = slots_of(model)
         layers = ignored(model, matrix_layers(model, last=True), ignore)
-        return _preset(slots_of(model), layers, Constraint(TopK(k), radius=radius), norms, rest)
+        return _preset(slots, layers, Constraint(TopK(k), radius=radius), norms, rest)
 
     @staticmethod
     def from_rules(model: nn.Module, rules: Sequence[Rule]) -> Plan:

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from pliant.structure.matricise import is_convolution, is_layer, is_linear
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 from pliant.structure.treatment import Treatment
+from pliant.structure.unfit import refuse_unnamed
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def slots_of(model: nn.Module) -> list[Slot]:
     """Return every trainable parameter once, tied ones under their first name; frozen ones are left out.
 
     Raises:
-        ValueError: if the model has no trainable parameter.
+        ValueError: if the model has no trainable parameter, is wrapped, or has lazy parameters (`refuse_unnamed`).
     """
+    refuse_unnamed(model)
     seen: set[int] = set()
     slots = []
     for prefix, module in model.named_modules():
@@ -108,8 +110,9 @@ def ignored(model: nn.Module, layers: Mapping[str, nn.Module], patterns: Sequenc
     computed = [name for name, layer in left.items() if _is_computed(layer)]
     if computed:
         raise ValueError(
-            f"the weight of {', '.join(computed)} is computed, by a parametrization such as weight norm, so that no "
-            "ball can hold it: remove the parametrization, or name these layers in ignore"
+            f"the weight of {', '.join(computed)} is computed, by a parametrization such as weight norm or by "
+            "torch.nn.utils.prune, so that no ball can hold it: remove that (parametrize.remove_parametrizations, "
+            "prune.remove), or name these layers in ignore"
         )
     left = {name: layer for name, layer in left.items() if layer.get_parameter("weight").requires_grad}
     if not left:
@@ -130,7 +133,12 @@ def _layers(model: nn.Module, is_kind: Callable[[nn.Module], bool]) -> dict[str,
 
 def _is_computed(module: nn.Module) -> bool:
     # Looking at a parametrized weight computes it, which under spectral norm changes the model: names alone decide.
-    return parametrize.is_parametrized(module, "weight") or "weight_g" in dict(module.named_parameters(recurse=False))
+    own = module._parameters.keys()  # noqa: SLF001
+    return parametrize.is_parametrized(module, "weight") or not own.isdisjoint(_BEHIND_WEIGHT)
+
+
+# What a weight is computed from by torch's hooks: the old weight norm; the old spectral norm and torch.nn.utils.prune.
+_BEHIND_WEIGHT = ("weight_g", "weight_orig")
 
 
 def _without_last(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+
+Check = Callable[[nn.Module], Iterator[str]]
 
 
 def refuse_unfit(model: nn.Module) -> None:
@@ -22,8 +25,33 @@ def refuse_unfit(model: nn.Module) -> None:
     Raises:
         ValueError: naming the module or parameter, and what to do.
     """
-    for reason in chain.from_iterable(check(model) for check in _CHECKS):
+    _refuse(model, _CHECKS)
+
+
+def refuse_unnamed(model: nn.Module) -> None:
+    """Refuse models whose parameters have no names or sizes of their own, which a plan is made of.
+
+    Wrappers put a word of theirs before every name, so that neither patterns nor other plans of the model fit.
+
+    Args:
+        model: any module.
+
+    Raises:
+        ValueError: naming the module or parameter, and what to do.
+    """
+    _refuse(model, (_wrapped, _compiled, _shapeless))
+
+
+def _refuse(model: nn.Module, checks: Iterable[Check]) -> None:
+    for reason in chain.from_iterable(check(model) for check in checks):
         raise ValueError(reason)
+
+
+def _wrapped(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, DataParallel | DistributedDataParallel):
+            kind = type(module).__name__
+            yield f"{_named(name)} must not be wrapped by {kind}, which renames parameters: give the module inside"
 
 
 def _compiled(model: nn.Module) -> Iterator[str]:
@@ -63,12 +91,12 @@ def _computed(model: nn.Module) -> Iterator[str]:
             if isinstance(value, Tensor) and not value.is_leaf:
                 yield (
                     f"{_named(name)} must hold no tensor that was computed with gradients, found {local!r} (the old "
-                    "torch.nn.utils.weight_norm makes one): use torch.nn.utils.parametrizations, or call the model "
-                    "under torch.no_grad() before"
+                    "torch.nn.utils.weight_norm and torch.nn.utils.prune make one): use "
+                    "torch.nn.utils.parametrizations and prune.remove, or call the model under torch.no_grad() before"
                 )
 
 
-_CHECKS: tuple[Callable[[nn.Module], Iterator[str]], ...] = (
+_CHECKS: tuple[Check, ...] = (
     _compiled,
     _scripted,
     _shapeless,
