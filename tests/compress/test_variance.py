@@ -7,7 +7,15 @@ import torch
 from compressible import build
 from torch import nn
 
-from pliant.compress import FilterPruning, LowRank, UnstructuredPruning, compress, match_variance, output_difference
+from pliant.compress import (
+    FilterPruning,
+    LowRank,
+    UnstructuredPruning,
+    compress,
+    match_variance,
+    output_difference,
+    reconstruct,
+)
 from pliant.models import create
 
 COMPRESSORS = [FilterPruning(), LowRank(), UnstructuredPruning()]
@@ -35,6 +43,22 @@ def _statistics(model, layer, batches):
     handle.remove()
     rows = torch.cat([output.transpose(0, 1).flatten(1) for output in found], 1)
     return rows.mean(1), rows.var(1)
+
+
+def test_under_autocast_layers_see_what_is_repaired_before_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    # Two sizes make no one batch: the models run again for every layer.
+    batches = [torch.randn(20, 3, size, size) for size in (9, 10)]
+    cut = FilterPruning().select(model, 0.5, example=batches[0])
+    truncated = FilterPruning().truncate(model, cut)
+    for repair in (match_variance, lambda model, whole, batches: reconstruct(model, whole, cut, batches)):
+        found = []
+        for cached in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+                found.append(repair(truncated, model, batches).state_dict())
+        assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+        assert not torch.equal(found[0]["4.weight"], truncated[4].weight)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: type(c).__name__)

@@ -224,6 +224,7 @@ def _refit(
     if bias is not None:
         shift = means.y - (fitted @ means.x[..., None])[..., 0]
         bias.copy_(torch.where(support.any(-1), shift, bias.view(shift.shape)).flatten())
+    torch.clear_autocast_cache()  # an autocast around all this would go on with the weights from before
 
 
 def _is_missing(means: Means, start: Tensor, support: Tensor, bias: Tensor | None, dtype: torch.dtype) -> bool:

@@ -115,3 +115,4 @@ def _rescale(layer: nn.Module, before: _Moments, after: _Moments) -> None:
     for name, bias in layer.named_parameters(recurse=False):
         if name == "bias":
             bias.copy_(torch.where(removed, bias, before.mean + scale * (bias - after.mean)))
+    torch.clear_autocast_cache()  # an autocast around all this would go on with the weights from before
