@@ -8,9 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.optim import SFW, GradientScaled, NonFinite, NonFiniteGradientError, Raw, StepRule, StochasticRounding
+from pliant.optim import (
+    SFW,
+    DualAveraging,
+    GradientScaled,
+    NonFinite,
+    NonFiniteGradientError,
+    ProximalSGD,
+    Raw,
+    StepRule,
+    StochasticRounding,
+)
 from pliant.regions import Ball, Coupled, Filters, TopK, group_k_support_ball, l2_ball, nuclear_ball
-from pliant.structure import Plan
+from pliant.structure import Fixed, Plan
 
 
 def weight(*shape, dtype=torch.float32):
@@ -158,6 +168,80 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was():
     with pytest.raises(ValueError, match="region"):
         optimizer.add_param_group({"params": [weight(3)]})
     assert len(optimizer.param_groups) == 1
+
+
+def optimizers(p):
+    groups = [{"params": [p], "region": l2_ball(2.0)}]
+    yield SFW(groups, lr=0.1)
+    yield SFW([{"params": [p], "region": None}], lr=0.1)
+    yield ProximalSGD([p], lr=0.1)
+    yield DualAveraging([p], lr=0.1)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(("key", "value"), [("lr", math.nan), ("lr", -0.1), ("weight_decay", math.inf)])
+def test_numbers_that_a_schedule_sets_out_of_range_are_refused_before_any_weight_is_touched(number, key, value):
+    p = weight(3, 2)
+    optimizer = list(optimizers(p))[number]
+    p.grad = torch.ones(3, 2)
+    optimizer.step()
+    before, state = p.detach().clone(), copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=rf"{key} must be at least 0 and finite, found {value}"):
+        optimizer.step()
+    assert torch.equal(before, p)
+    assert str(state) == str(optimizer.state_dict()["state"])
+
+
+def take_a_step(optimizer):
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+
+
+def test_a_start_outside_of_the_regions_is_told_once_by_name(caplog):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3))
+    optimizer = SFW(Plan.for_filters(model, k=0.5, radius=Fixed(0.1)), lr=0.1)
+    assert not caplog.messages
+    take_a_step(optimizer)
+    take_a_step(optimizer)
+    (message,) = caplog.messages
+    assert "2 constrained weights are outside their regions (0.weight of norm" in message
+    assert "call plan.make_feasible() before the first step" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("preset", [Plan.for_filters, Plan.for_low_rank, Plan.for_unstructured])
+def test_a_start_that_was_scaled_into_the_regions_is_told_nothing(preset, dtype, caplog):
+    model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.Flatten(), nn.Linear(64, 10)).to(dtype)
+    plan = preset(model, k=0.3, radius=Fixed(0.1))
+    optimizer, unaware = SFW(plan, lr=0.1), SFW(Plan.from_json(model, plan.to_json()), lr=0.1)
+    assert plan.make_feasible()
+    take_a_step(unaware)
+    take_a_step(optimizer)
+    assert not caplog.messages
+
+
+def test_a_first_step_without_any_gradient_of_constrained_weights_is_told_once(caplog):
+    old, free = weight(3, 2), weight(2)
+    groups = [{"params": [old], "region": l2_ball(9.0)}, {"params": [free], "region": None}]
+    optimizer = SFW(groups, lr=0.1)
+    free.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.step()
+    assert ["no constrained weight has a gradient" in message for message in caplog.messages] == [True]
+
+
+def test_a_later_step_without_gradients_and_one_of_free_groups_are_told_nothing(caplog):
+    p, free = weight(3, 2), weight(2)
+    optimizer = SFW([{"params": [p], "region": l2_ball(9.0)}, {"params": [free], "region": None}], lr=0.1)
+    p.grad, free.grad = torch.ones(3, 2), torch.ones(2)
+    optimizer.step()
+    p.grad = None
+    optimizer.step()
+    alone = SFW([{"params": [free], "region": None}], lr=0.1)
+    alone.step()
+    assert not caplog.messages
 
 
 def test_the_state_of_another_optimizer_is_refused():

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pliant.optim import SFW, Constant, Cosine, Linear, Shrinkage
+from pliant.optim import SFW, Constant, Cosine, Linear, NonFinite, Shrinkage
 from pliant.regions import Singular, TopK, group_k_support_ball, l1_ball, l2_ball, nuclear_ball, spectral_k_support_ball
 from pliant.structure import Constraint, Fixed, Plan, Rule
+from pliant.testing import HostReads
 
 PROFILES = [Linear(), Constant(), Cosine()]
 
@@ -53,6 +54,64 @@ def test_after_the_last_step_nothing_moves(profile):
     assert torch.equal(before, p)
     assert optimizer.total_shrinkage() == pytest.approx(1.0, rel=1e-5)
     assert optimizer.diagnostics()[0].step_size == 0.0
+
+
+def step(optimizer, p, steps):
+    for _ in range(steps):
+        p.grad = torch.randn_like(p)
+        optimizer.step()
+
+
+OVER = "stay as they are from here on"
+
+
+def test_the_first_step_beyond_the_run_is_told_once(caplog):
+    p = nn.Parameter(torch.randn(3, 2))
+    optimizer = run(p, Shrinkage(1.0, 5), 5)
+    assert not caplog.messages
+    step(optimizer, p, 3)
+    assert [OVER in message for message in caplog.messages] == [True]
+    assert "steps=5" in caplog.messages[0]
+    assert "parameter 0" in caplog.messages[0]
+
+
+def test_a_resumed_run_is_told_too_and_steps_that_were_skipped_do_not_count(caplog):
+    p = nn.Parameter(torch.randn(3, 2))
+    saved = run(p, Shrinkage(1.0, 5), 4).state_dict()
+    optimizer = SFW(
+        [{"params": [p], "region": l2_ball(5.0)}], lr=1.0, step_rule=Shrinkage(1.0, 5), nonfinite=NonFinite.SKIP
+    )
+    optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["nonfinite"] = NonFinite.SKIP
+    for _ in range(4):
+        p.grad = torch.full_like(p, math.nan)
+        optimizer.step()
+    step(optimizer, p, 1)
+    assert not caplog.messages
+    step(optimizer, p, 1)
+    assert OVER in caplog.text
+
+
+def test_a_run_goes_on_under_a_longer_rule(caplog):
+    p = nn.Parameter(torch.randn(3, 2))
+    saved = run(p, Shrinkage(1.0, 5, Constant()), 5).state_dict()
+    optimizer = SFW([{"params": [p], "region": l2_ball(5.0)}], lr=1.0, step_rule=Shrinkage(1.0, 5))
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        group["step_rule"] = Shrinkage(2.0, 10, Constant())
+    step(optimizer, p, 5)
+    assert optimizer.total_shrinkage() == pytest.approx(2.0, rel=1e-5)
+    assert not caplog.messages
+
+
+def test_counting_the_steps_never_waits_for_the_device_before_the_end():
+    p = nn.Parameter(torch.randn(3, 2))
+    optimizer = SFW(
+        [{"params": [p], "region": l2_ball(5.0)}], lr=1.0, step_rule=Shrinkage(1.0, 5), nonfinite=NonFinite.IGNORE
+    )
+    with HostReads() as seen:
+        step(optimizer, p, 5)
+    assert not seen.reads
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def shrinking_sfw(
     """
     rule = _rule(total, steps, profile or LinearProfile())
     plan.make_feasible()
-    optimizer = SFW(plan.param_groups(), lr=1.0, momentum=momentum, step_rule=rule)
+    optimizer = SFW(plan, lr=1.0, momentum=momentum, step_rule=rule)
     schedules = [(free or Linear()) if group["region"] is None else Constant() for group in optimizer.param_groups]
     return optimizer, scheduler_for(optimizer, schedules, steps)
 

@@ -18,6 +18,7 @@ from pliant.optim.gradient import gradient_of
 from pliant.optim.group import names
 from pliant.optim.precision import HALF
 from pliant.optim.proximal import Regulariser
+from pliant.optim.ranges import check_kinds, check_numbers
 from pliant.sharding import is_sharded, local, local_grad
 from pliant.spec import from_spec, to_spec
 
@@ -101,11 +102,16 @@ class DualAveraging(Optimizer):
 
         Args:
             closure: re-evaluates the model and returns the loss, as for every torch optimizer.
+
+        Raises:
+            ValueError: if a rate or another number of a group is out of range, before any weight is touched.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            check_numbers(group, _NUMBERS)
         self._agreed = self._agreed or agree_if_sharded(self)
         for group in self.param_groups:
             moving = [p for p in group["params"] if gradient_of(p) is not None]
@@ -132,6 +138,7 @@ class DualAveraging(Optimizer):
         super().load_state_dict({**state_dict, "param_groups": groups})
 
 
+_NUMBERS = ("lr", "momentum", "weight_decay")
 _OBJECTS = ("penalties", "adaptive")
 _SUMS = ("anchor", "total", "squares")  # tensors of the state, laid out as the weight is
 
@@ -211,7 +218,8 @@ def _settled(w: Tensor, found: Tensor) -> Tensor:
 
 
 def _check(group: dict[str, Any]) -> None:
-    _check_numbers(group)
+    check_kinds(group, _NUMBERS)
+    _check_steps(group)
     if not isinstance(group["adaptive"], Adaptive | None):
         raise ValueError(f"adaptive must be an Adaptive or None, found {group['adaptive']!r}")
     for penalty in group["penalties"]:
@@ -228,14 +236,7 @@ def _check(group: dict[str, Any]) -> None:
         raise ValueError(f"penalties must fit into a state_dict: {error}") from error
 
 
-def _check_numbers(group: dict[str, Any]) -> None:
-    lr = group["lr"]
-    if not (isinstance(lr, int | float | Tensor) and 0.0 <= lr < math.inf):
-        raise ValueError(f"lr must be at least 0 and finite, found {lr!r}")
-    if not (isinstance(group["momentum"], int | float) and 0.0 <= group["momentum"] < 1.0):
-        raise ValueError(f"momentum must be in [0, 1), found {group['momentum']!r}")
-    if not (isinstance(group["weight_decay"], int | float) and 0.0 <= group["weight_decay"] < math.inf):
-        raise ValueError(f"weight_decay must be at least 0 and finite, found {group['weight_decay']!r}")
+def _check_steps(group: dict[str, Any]) -> None:
     for key, low in (("restart_every", 1), ("settle_after", 0)):
         value = group[key]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):

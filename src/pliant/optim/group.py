@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pliant.optim.finite import NonFinite
 from pliant.optim.precision import HALF, Precision
+from pliant.optim.ranges import check_kinds
 from pliant.optim.steps import StepRule
 from pliant.regions.ball import Ball
 from pliant.regions.region import Region
@@ -17,6 +18,7 @@ from pliant.spec import from_spec, to_spec
 
 REQUIRED = ("region", "step_rule", "nonfinite")
 OBJECTS = (*REQUIRED, "precision")
+NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 LAYOUT = ("region", "step_rule", "momentum", "dampening", "precision", "exact", "foreach")  # decide what steps together
 
 
@@ -36,13 +38,22 @@ def names(group: dict[str, Any]) -> list[str]:
     return given
 
 
+def points_of(group: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], list[Tensor]]]:
+    """Yield the names and parameters of every point of a group; of a free one there is none."""
+    params, labels = group["params"], names(group)
+    arity = len(params) + 1 if group["region"] is None else group["region"].arity
+    for start in range(0, len(params) - arity + 1, arity):
+        part = slice(start, start + arity)
+        yield tuple(labels[part]), params[part]
+
+
 def check_group(group: dict[str, Any]) -> None:
     """Check one parameter group.
 
     Raises:
         ValueError: naming what is wrong, what is allowed and what to do.
     """
-    _check_numbers(group)
+    check_kinds(group, NUMBERS)
     _check_objects(group)
     if "region" not in group:
         raise ValueError(
@@ -76,20 +87,6 @@ def _check_region(region: object, group: dict[str, Any]) -> None:
     shapes = [tuple(p.shape) for p in group["params"]]
     for shape in [shapes] if region.arity > 1 else shapes:
         region.diameter(shape)  # raises if the region cannot hold such a shape
-
-
-def _check_numbers(group: dict[str, Any]) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr must be a number or a tensor of one entry, found one of shape {tuple(lr.shape)}")
-    if not (isinstance(lr, int | float | Tensor) and 0.0 <= lr < math.inf):
-        raise ValueError(f"lr must be at least 0 and finite, found {lr!r}")
-    for key in ("momentum", "dampening"):
-        if not (isinstance(group[key], int | float) and 0.0 <= group[key] < 1.0):
-            raise ValueError(f"{key} must be in [0, 1), found {group[key]!r}")
-    decay = group["weight_decay"]
-    if not (isinstance(decay, int | float) and 0.0 <= decay < math.inf):
-        raise ValueError(f"weight_decay must be at least 0 and finite, found {decay!r}")
 
 
 def _check_objects(group: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
 from pliant.optim.gradient import frozen_without_gradients, gradient_of
 from pliant.optim.group import names
+from pliant.optim.ranges import check_numbers
 from pliant.regions.region import X, tensors
 from pliant.regions.views import View
 from pliant.sharding import is_sharded, whole
@@ -114,7 +115,12 @@ class ProximalSGD(SGD):
 
         Args:
             closure: re-evaluates the model and returns the loss, as for every torch optimizer.
+
+        Raises:
+            ValueError: if the rate or the weight decay of a group is out of range, before any weight is touched.
         """
+        for group in self.param_groups:
+            check_numbers(group, ("lr", "weight_decay"))
         self._agreed = self._agreed or agree_if_sharded(self)
         with frozen_without_gradients(p for group in self.param_groups for p in group["params"]):
             loss = super().step(closure)

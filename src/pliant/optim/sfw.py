@@ -18,13 +18,14 @@ from pliant.optim.diagnostics import GroupDiagnostics, diagnose
 from pliant.optim.finite import NonFinite, NonFiniteGradientError, all_finite
 from pliant.optim.free import free_step
 from pliant.optim.gradient import gradient_of
-from pliant.optim.group import LAYOUT, OBJECTS, REQUIRED, check_group, live, names, plain
+from pliant.optim.group import LAYOUT, NUMBERS, OBJECTS, REQUIRED, check_group, live, names, plain, points_of
+from pliant.optim.notices import count_down, tell_of_infeasible, tell_of_no_gradient
 from pliant.optim.point import Point
 from pliant.optim.precision import HALF, Master, Precision
+from pliant.optim.ranges import check_numbers
 from pliant.optim.saved import keep_forms
 from pliant.optim.sharded import ShardedBatch, free_step_of_part, sharded_batches
 from pliant.optim.steps import GradientScaled, StepRule
-from pliant.regions.region import Region
 from pliant.sharding import is_sharded
 from pliant.structure.plan import Plan
 
@@ -95,6 +96,7 @@ class SFW(Optimizer):
             "foreach": foreach,
         }
         super().__init__(params.param_groups() if isinstance(params, Plan) else params, defaults)
+        self._plan = params if isinstance(params, Plan) else None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; it must say its "region" (a `Region`, or None for a free group)."""
@@ -105,6 +107,7 @@ class SFW(Optimizer):
             self.param_groups.pop()
             raise
 
+    _plan: Plan | None = None  # until the first step
     # What the batches were made from, and the batches.
     _layout: tuple[list[tuple[Any, ...]], list[Part]] = ([], [])
 
@@ -122,16 +125,19 @@ class SFW(Optimizer):
 
         Raises:
             NonFiniteGradientError: naming the parameters, before any weight is touched.
-            ValueError: if a gradient is sparse, likewise.
+            ValueError: if a gradient is sparse, or a number of a group is out of range, likewise.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            check_numbers(group, NUMBERS)
         _refuse_sparse(self.param_groups)
         parts = self._batches()
         grads = [part.gradients() for part in parts]
         usable = self._usable()
+        self._count(parts)
         steps = [part.step(grad, usable) for part, grad in zip(parts, grads, strict=True)]
         heads = [point.states[0] for part in parts for point in part.points]
         if heads:
@@ -141,13 +147,30 @@ class SFW(Optimizer):
                 (free_step_of_part if is_sharded(p) else free_step)(p, self.state[p], group, usable)
         return loss
 
+    _left: float | None = None  # steps before all points stand still; None: not known
+
+    def _count(self, parts: list[Part]) -> None:
+        points = [point for part in parts for point in part.points]
+        if points and not torch.compiler.is_compiling():  # a compiled step would be compiled anew for every count
+            self._left = count_down(self._left, points)
+
     def _batches(self) -> list[Part]:
         """Return the points that have a gradient as batches: last step's, where nothing that matters has changed."""
         constrained = [group for group in self.param_groups if group["region"] is not None]
         now = [self._fingerprint(group) for group in constrained]
         if self._layout[0] != now:
+            first = not self._layout[0]
             self._layout = (now, self._new_batches(constrained))
+            if first:
+                self._look_at_the_start(self._layout[1])
         return self._layout[1]
+
+    def _look_at_the_start(self, parts: list[Part]) -> None:
+        if not parts:
+            tell_of_no_gradient()
+        if self._plan is not None and not self._plan.made_feasible:  # else not again: norms of spectra take a while
+            tell_of_infeasible(self.param_groups)
+        self._plan = None
 
     def _new_batches(self, groups: list[dict[str, Any]]) -> list[Part]:
         points = [point for group in groups for point in self.points(group)]
@@ -175,12 +198,8 @@ class SFW(Optimizer):
 
     def points(self, group: dict[str, Any]) -> Iterator[Point]:
         """Yield the points of a constrained group."""
-        params = group["params"]
-        labels = names(group)
-        region: Region = group["region"]
-        for start in range(0, len(params), region.arity):
-            part = slice(start, start + region.arity)
-            yield Point(region, tuple(labels[part]), params[part], [self.state[p] for p in params[part]], group)
+        for labels, params in points_of(group):
+            yield Point(group["region"], labels, params, [self.state[p] for p in params], group)
 
     def _usable(self) -> Tensor | None:
         """Return None if the step counts, or a boolean tensor where that is decided on the device.
@@ -239,6 +258,7 @@ class SFW(Optimizer):
         missing = {key for group in groups for key in REQUIRED if key not in group}
         if missing:
             raise ValueError(f"state_dict must be that of an SFW; its groups lack {', '.join(sorted(missing))}")
+        self._left = None
         added = {key: self.defaults[key] for key in ("precision", "exact", "foreach")}
         super().load_state_dict({**state_dict, "param_groups": [added | group for group in groups]})
         numbers = [number for group in groups for number in group["params"]]

@@ -44,10 +44,14 @@ class Moved:
 
 
 class Plan:
-    """What is constrained how. Iterate over its groups, print it, or hand `param_groups()` to `SFW`."""
+    """What is constrained how. Iterate over its groups, print it, or hand it to `SFW`.
+
+    `made_feasible` tells whether `make_feasible` was called, so that `SFW` need not look at the first step.
+    """
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = tuple(groups)
+        self.made_feasible = False
 
     @staticmethod
     def for_filters(
@@ -215,6 +219,7 @@ class Plan:
             value = group.scale_into()
             if value is not None and isinstance(group.target, Region):
                 moved.append(Moved(group.names, value, group.target.radius))
+        self.made_feasible = True
         return moved
 
     @torch.no_grad()

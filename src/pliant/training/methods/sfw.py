@@ -86,7 +86,7 @@ class SFWMethod(OptimizerSection):
         """Build the plan and SFW over its groups."""
         plan = build_plan(self, scene.model, scene.example)
         rule = step_rule_of(self.step, scene.steps)
-        sfw = SFW(plan.param_groups(), lr=self.lr, momentum=self.momentum, step_rule=rule)
+        sfw = SFW(plan, lr=self.lr, momentum=self.momentum, step_rule=rule)
         return scheduled(scene.model, sfw, self.schedule, scene.steps, plan=plan, start=self.start)
 
 
