@@ -68,7 +68,7 @@ from pliant.regions import (
     spectral_k_sparse_polytope,
     spectral_k_support_ball,
 )
-from pliant.structure import Constraint, Diameter, Fixed, Free, InitScaled, Joined, Plan, Rule
+from pliant.structure import Constraint, Diameter, Fixed, Free, InitScaled, Joined, Plan, Rule, separate_attention
 
 try:
     __version__ = version("pliant")
@@ -147,6 +147,7 @@ __all__ = [
     "nuclear_ball",
     "recalibrate_batchnorm",
     "save",
+    "separate_attention",
     "spectral_ball",
     "spectral_k_sparse_polytope",
     "spectral_k_support_ball",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from compressible import ARCHITECTURES, build
 from torch import nn
 
@@ -88,6 +89,26 @@ def test_a_frozen_channels_last_model_stays_frozen_and_channels_last():
         assert not any(p.requires_grad for p in realised.parameters())
         weights = [m.weight for m in realised.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
         assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+class _Dropping(nn.Module):
+    """Dropout that no module stands for, and that of torch's attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 24), nn.Linear(24, 12)
+        self.attention = nn.MultiheadAttention(12, 3, dropout=0.4, batch_first=True)
+
+    def forward(self, x):
+        hidden = F.dropout(self.up(x).relu(), 0.4, self.training)
+        x = self.down(hidden)
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("compressor", [LowRank(), FilterPruning(layers=Layers.ALL)], ids=["rank", "filters"])
+def test_dropout_does_nothing_wherever_it_is(compressor):
+    torch.manual_seed(0)
+    check_compressor(compressor, _Dropping(), torch.randn(2, 5, 12))
 
 
 class _Mutating(FilterPruning.__bases__[0]):

@@ -1,4 +1,4 @@
-"""Attention with fewer heads computes what torch's own module computes."""
+"""Attention with fewer heads, and that of separate layers, computes what torch's own module computes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 
 from pliant.compress import FilterPruning, Layers
 from pliant.structure.attention import PrunedAttention
+from pliant.structure.separate_attention import SeparateAttention
 from pliant.testing import check_compressor
 
+KINDS = (PrunedAttention, SeparateAttention)
 OPTIONS = {
     "plain": {},
     "without bias": {"bias": False},
@@ -47,32 +49,35 @@ MASKS = {
 }
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("option", "mask"), list(itertools.product(OPTIONS, MASKS)))
 @pytest.mark.parametrize("weights", ["none", "mean", "each"])
-def test_with_all_heads_it_is_torch_s_own(option, mask, weights):
+def test_with_all_heads_it_is_torch_s_own(kind, option, mask, weights):
     module, tokens = _attention(OPTIONS[option])
     call = MASKS[mask]() | {"need_weights": weights != "none", "average_attn_weights": weights == "mean"}
     expected, shown = module(*tokens, **call)
-    found, found_shown = PrunedAttention(module)(*tokens, **call)
+    found, found_shown = kind(module)(*tokens, **call)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert (found_shown is None) == (shown is None)
     if shown is not None:
         torch.testing.assert_close(found_shown, shown, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_single_sample_needs_no_batch(first):
+def test_a_single_sample_needs_no_batch(kind, first):
     module, tokens = _attention({"batch_first": first})
     single = [x[0] if first else x[:, 0] for x in tokens]
-    for found, expected in zip(PrunedAttention(module)(*single), module(*single), strict=True):
+    for found, expected in zip(kind(module)(*single), module(*single), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_a_causal_call_looks_at_nothing_that_comes_later():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_causal_call_looks_at_nothing_that_comes_later(kind):
     module, (query, *_) = _attention({})
     mask = nn.Transformer.generate_square_subsequent_mask(4).double()
     expected, _ = module(query, query, query, attn_mask=mask, need_weights=False, is_causal=True)
-    found, _ = PrunedAttention(module)(query, query, query, attn_mask=mask, need_weights=False, is_causal=True)
+    found, _ = kind(module)(query, query, query, attn_mask=mask, need_weights=False, is_causal=True)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -155,18 +160,19 @@ def test_the_shortcut_of_a_padded_encoder_writes_the_same_zeros():
     torch.testing.assert_close(realised, truncated, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @NESTED
-def test_nested_tensors_are_attended_to_one_by_one():
+def test_nested_tensors_are_attended_to_one_by_one(kind):
     module, _ = _attention({})
     samples = [torch.randn(n, 12).double() for n in (4, 1, 3)]
     nested = torch.nested.as_nested_tensor(samples)
-    found, shown = PrunedAttention(module)(nested, nested, nested, need_weights=False)
+    found, shown = kind(module)(nested, nested, nested, need_weights=False)
     assert shown is None
     for sample, one in zip(samples, found.unbind(), strict=True):
         expected, _ = module(sample, sample, sample)
         torch.testing.assert_close(one, expected, rtol=1e-10, atol=1e-10)
     with pytest.raises(ValueError, match="key_padding_mask instead"):
-        PrunedAttention(module)(nested, nested, nested)
+        kind(module)(nested, nested, nested)
 
 
 class PerHead(nn.Module):
@@ -192,9 +198,10 @@ def test_heads_with_a_mask_each_stay_by_name_and_the_rest_is_cut_exactly():
     assert "it meets a tensor of fixed width" in cut.skipped["attention.in_proj_weight"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parts", [1, 4, 12])
-def test_a_mask_with_another_number_of_heads_is_refused_by_name(parts):
+def test_a_mask_with_another_number_of_heads_is_refused_by_name(kind, parts):
     module, (query, *_) = _attention({})
     mask = torch.zeros(parts, 4, 4).double()
     with pytest.raises(ValueError, match=r"2 samples times the 3 heads that are left, found \d+ parts"):
-        PrunedAttention(module)(query, query, query, attn_mask=mask)
+        kind(module)(query, query, query, attn_mask=mask)

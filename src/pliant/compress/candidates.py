@@ -123,6 +123,6 @@ def _foreign(name: str, module: nn.Module) -> dict[str, str]:
         return {}
     prefix = f"{name}." if name else ""
     matrices = [n for n, p in module.named_parameters(recurse=False) if p.ndim > 1]
-    return {
-        prefix + n: f"a parameter of {type(module).__name__}, which is neither convolution nor linear" for n in matrices
-    }
+    way_out = " (separate_attention makes linear layers of it)" if type(module) is nn.MultiheadAttention else ""
+    reason = f"a parameter of {type(module).__name__}, which is neither convolution nor linear{way_out}"
+    return {prefix + n: reason for n in matrices}

@@ -6,6 +6,7 @@ from pliant.structure.norms import norm_after
 from pliant.structure.plan import Moved, Plan
 from pliant.structure.radius import Diameter, Fixed, InitScaled, RadiusRule, initial_norm
 from pliant.structure.rules import Rule, Slot
+from pliant.structure.separate_attention import separate_attention
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "axes_of",
     "initial_norm",
     "norm_after",
+    "separate_attention",
 ]

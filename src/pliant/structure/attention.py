@@ -1,7 +1,8 @@
-"""Multi-head attention whose heads need not fill the width of its tokens, and torch's own without its shortcuts."""
+"""Multi-head attention as torch's own computes it, whose heads need not fill the width of its tokens."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
@@ -11,43 +12,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@final
-class PrunedAttention(nn.Module):
-    """What `nn.MultiheadAttention` computes, with any number of heads.
-
-    It has the parameter names, the call and the results of the module that it replaces; only the heads are fewer than
-    width / head width, which torch's own module cannot express.
+class Attention(nn.Module, ABC):
+    """What `nn.MultiheadAttention` computes, with its call and its results, from projections that a subclass makes.
 
     Args:
-        old: the module to replace; its parameters, already sliced, are taken over.
+        like: whose heads, dropout and conventions are taken over.
     """
 
-    in_proj_weight: nn.Parameter | None
-    q_proj_weight: nn.Parameter
-    k_proj_weight: nn.Parameter
-    v_proj_weight: nn.Parameter
-    in_proj_bias: nn.Parameter | None
+    num_heads: int
+    head_dim: int
+    dropout: float
+    batch_first: bool
+    add_zero_attn: bool
     bias_k: nn.Parameter | None
     bias_v: nn.Parameter | None
+    out_proj: nn.Linear
 
-    def __init__(self, old: nn.MultiheadAttention) -> None:
+    def __init__(self, like: nn.MultiheadAttention | Attention) -> None:
         super().__init__()
-        self.num_heads = old.num_heads
-        self.head_dim = old.head_dim
-        self.dropout = old.dropout
-        self.batch_first = old.batch_first
-        self.add_zero_attn = old.add_zero_attn
-        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k",
-                     "bias_v"):  # fmt: skip
-            self.register_parameter(name, getattr(old, name))
-        self.out_proj = old.out_proj
-        self._qkv_same_embed_dim = False  # nn.TransformerEncoderLayer reads it: its fused path knows no missing heads
-        self.train(old.training)
+        self.num_heads = like.num_heads
+        self.head_dim = like.head_dim
+        self.dropout = like.dropout
+        self.batch_first = like.batch_first
+        self.add_zero_attn = like.add_zero_attn
+        for name in ("bias_k", "bias_v"):
+            self.register_parameter(name, getattr(like, name))
+        self._qkv_same_embed_dim = False  # nn.TransformerEncoderLayer reads it: its fused path knows torch's own only
+
+    @abstractmethod
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Return the projected query, key and value, each of shape (batch, tokens, heads x head width)."""
 
     @property
     def embed_dim(self) -> int:
         """Return the width of the tokens."""
-        return int(self.out_proj.weight.shape[0])
+        return int(self.out_proj.out_features)
 
     def forward(  # noqa: PLR0917  (the call of nn.MultiheadAttention)
         self,
@@ -104,10 +103,7 @@ class PrunedAttention(nn.Module):
 
     def _heads(self, tokens: list[Tensor]) -> list[Tensor]:
         """Return query, key and value, each of shape (batch, heads, tokens, head width)."""
-        packed = self.in_proj_weight
-        parts = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if packed is None else packed.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(x, w, b) for x, w, b in zip(tokens, parts, biases, strict=True))
+        q, k, v = self.project(*tokens)
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat((k, self.bias_k.expand(len(k), -1, -1)), 1)
             v = torch.cat((v, self.bias_v.expand(len(v), -1, -1)), 1)
@@ -138,6 +134,43 @@ class PrunedAttention(nn.Module):
                 f"{self.num_heads} heads that are left, found {len(mask)} parts; build it from num_heads of this module"
             )
         return mask.unflatten(0, (samples, self.num_heads))
+
+
+@final
+class PrunedAttention(Attention):
+    """`nn.MultiheadAttention` with any number of heads, which torch's own module cannot express.
+
+    It has the parameter names of the module that it replaces; only the heads are fewer than width / head width.
+
+    Args:
+        old: the module to replace; its parameters, already sliced, are taken over.
+    """
+
+    in_proj_weight: nn.Parameter | None
+    q_proj_weight: nn.Parameter
+    k_proj_weight: nn.Parameter
+    v_proj_weight: nn.Parameter
+    in_proj_bias: nn.Parameter | None
+
+    def __init__(self, old: nn.MultiheadAttention) -> None:
+        super().__init__(old)
+        for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"):
+            self.register_parameter(name, getattr(old, name))
+        self.out_proj = old.out_proj
+        self.train(old.training)
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        weights, biases = projections_of(self)
+        return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+
+
+def projections_of(
+    attention: nn.MultiheadAttention | PrunedAttention,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """Return the weights of query, key and value, each (heads x head width, tokens' width), and their biases."""
+    packed, bias = attention.in_proj_weight, attention.in_proj_bias
+    own = attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+    return own if packed is None else packed.chunk(3), (None,) * 3 if bias is None else bias.chunk(3)
 
 
 def fit_fused_path(layer: nn.TransformerEncoderLayer) -> None:

@@ -22,7 +22,7 @@ from pliant.structure.example import Example
 from pliant.structure.group import Group, describe, joined
 from pliant.structure.norms import CHANNEL_NORMS, is_norm, norm_after
 from pliant.structure.radius import InitScaled, RadiusRule
-from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of
+from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of, weight_layers
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment
 
 # The best settings of the first round of trials in results/fashion-mnist; the second found others as good.
@@ -128,7 +128,8 @@ class Plan:
     ) -> Plan:
         """Constrain weights by a spectral-k-support ball each, for `LowRank`.
 
-        Weights are those of all convolutions and of all linear layers but the last.
+        Weights are those of all convolutions and of all linear layers but the last, without those of an
+        `nn.MultiheadAttention`, which no cut decomposes: call `separate_attention` before for these.
 
         Args:
             model: any module; frozen parameters are left out.
@@ -171,7 +172,7 @@ class Plan:
             ValueError: if nothing is left to constrain.
         """
         slots = slots_of(model)
-        layers = ignored(model, matrix_layers(model, last=True), ignore)
+        layers = ignored(model, weight_layers(model), ignore)
         return _preset(slots, layers, Constraint(TopK(k), radius=radius), norms, rest)
 
     @staticmethod

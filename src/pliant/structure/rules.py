@@ -92,10 +92,22 @@ def filter_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def matrix_layers(model: nn.Module, *, last: bool = False) -> dict[str, nn.Module]:
-    """Return all convolutions and linear layers by name, without the last linear layer unless `last` is set."""
-    layers = _layers(model, is_layer)
+    """Return the convolutions and linear layers that can be decomposed, without the last linear one unless `last`.
+
+    The output layer of an `nn.MultiheadAttention` is none of them: its weight is read without a call.
+    """
+    layers = {
+        name: layer
+        for name, layer in weight_layers(model).items()
+        if not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
+    }
     linear = [name for name, layer in layers.items() if is_linear(layer)]
     return layers if last or not linear else {name: layer for name, layer in layers.items() if name != linear[-1]}
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return all convolutions and linear layers by name."""
+    return _layers(model, is_layer)
 
 
 def ignored(model: nn.Module, layers: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, nn.Module]:

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from pliant.compress.compressed import largest_difference
 from pliant.compress.compressor import Compressor, compressor_of
 from pliant.compress.cut import Cut, CutError
+from pliant.compress.verify import deterministic
 from pliant.metrics.size import size
 from pliant.structure.example import Example, call
 from pliant.structure.matricise import is_layer
 from pliant.testing.violation import require
 
 _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CompressorCase:
         model: never changed by a compressor that keeps the laws.
         example: what the model can be called with; two samples or more.
         fractions: ascending, the first of them 0.
-        train: whether outputs are compared in training mode too (dropout modules stay off).
+        train: whether outputs are compared in training mode too (dropout does nothing).
         tol: allowed output difference, relative to the largest output.
         known: the cuts selected so far.
     """
@@ -234,11 +234,8 @@ def check_compressor(
 def _distance(first: nn.Module, second: nn.Module, example: Example, *, train: bool) -> tuple[float, float]:
     outputs = []
     for model in (first, second):
-        twin = copy.deepcopy(model).train(train)
-        for module in twin.modules():
-            if isinstance(module, _DROPOUT):
-                module.eval()
-        with torch.no_grad():
+        twin = copy.deepcopy(model)
+        with deterministic(twin, training=train):
             outputs.append(call(twin, example))
     return largest_difference(*outputs)
 
