@@ -11,10 +11,12 @@ from benchmarks.contestants import LITERALS
 from benchmarks.levels import FULL
 from benchmarks.overhead import EVERY_STEP
 from benchmarks.section import read
+from benchmarks.share import SETTINGS
 from benchmarks.tables import Column, Row
 
 _BLOCK_POWER, _FULL_SVD = LITERALS[2].name, LITERALS[3].name
 _NET = "resnet-18"
+_ARITHMETIC = [setting.name for setting in SETTINGS]
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def _over_rows(key: str, combine: Callable[[list[float]], float]) -> Callable[[S
     return lambda rows: combine([row[key] for row in rows]) if rows else None
 
 
-def _share(view: str, bound: float) -> Target:
-    found = _value("share", net=_NET, setting="float32", optimizer=f"SFW {view}")
-    text = f"SFW {view}, share of a ResNet-18 training step at batch 128"
+def _share(view: str, setting: str, bound: float) -> Target:
+    found = _value("share", net=_NET, setting=setting, optimizer=f"SFW {view}")
+    text = f"SFW {view}, share of a ResNet-18 training step at batch 128, {setting}"
     return Target(text, "share", found, bound, most=True, write=tables.percent)
 
 
@@ -110,9 +112,9 @@ def _sweep(text: str, key: str, combine: Callable[[list[float]], float], bound: 
 TARGETS = (
     _step("filters"),
     _step("entries"),
-    _share("filters", 0.05),
-    _share("entries", 0.05),
-    _share("singular", 0.1),
+    *(_share("filters", setting, 0.05) for setting in _ARITHMETIC),
+    *(_share("entries", setting, 0.05) for setting in _ARITHMETIC),
+    *(_share("singular", setting, 0.1) for setting in _ARITHMETIC),
     _speed("ten block power iterations", _BLOCK_POWER, 10.0),
     _speed("the full SVD", _FULL_SVD, 30.0),
     Target(

@@ -43,6 +43,7 @@ PICTURES: Mapping[str, Picture] = {
         (
             Shown("split/fashion-mnist", "sgd-dense", SPATIAL, "dense SGD, spatial ranks"),
             Shown("split/fashion-mnist", "preset-low-rank", SPATIAL, "preset low-rank, spatial ranks"),
+            Shown("split/fashion-mnist", "sgd-dense", HALF, "dense SGD, half and half"),
             Shown("split/fashion-mnist", "preset-low-rank", HALF, "preset low-rank, half and half"),
             Shown("cpu/fashion-mnist", "preset-filters", FILTERS, "preset filters, filters"),
             Shown("cpu/fashion-mnist", "low-rank", FILTERS, "SFW, spectral plan, filters"),
@@ -59,7 +60,7 @@ PICTURES: Mapping[str, Picture] = {
             Shown("cpu/cifar10", "lorita-2", SPATIAL, "LoRITa, spatial ranks"),
             Shown("cpu/cifar10", "spectral-decay", SPATIAL, "spectral decay, spatial ranks"),
             Shown("split/cifar10", "sfw-low-rank", FILTERS, "SFW, spectral plan, filters"),
-            Shown("cpu/cifar10", "cram-filters", SPATIAL, "CrAM, twice the gradients, spatial ranks"),
+            Shown("cpu/cifar10", "cram-filters", HALF, "CrAM, twice the gradients, half and half"),
         ),
     ),
 }
