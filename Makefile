@@ -11,7 +11,7 @@ help:
 	@echo "make test         lint, format check, types, tests, doctests"
 	@echo "make test-all     the same, slow tests included"
 	@echo "make bench        speed and memory against the obvious alternatives, ten minutes on a quiet machine"
-	@echo "make results-cpu  all methods, three seeds: a day of one core, goes on where it was"
+	@echo "make results-cpu  all methods, three seeds: four to five days of one core, goes on where it was"
 	@echo "make results-gpu  nine minutes of the same on a GPU: run it until all is done"
 	@echo "make format       reformat and fix what can be fixed"
 
