@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
-from pliant.structure.example import Example, call
+from pliant.structure.example import Example, batch_size, call, is_batched, resized
 from pliant.structure.unfit import refuse_unfit
 
 
@@ -77,13 +77,13 @@ class Job:
         """Return what torch.export wants to hear about the batch; None where it is fixed."""
         if not self.dynamic:
             return None
-        size = batch_size(self.calls[0])
+        size = _dynamic_size(self.calls[0])
         batch = Dim("batch")
 
         def shape(leaf: object) -> dict[int, Any] | None:
             if not isinstance(leaf, Tensor):
                 return None
-            return {0: batch} if _batched(leaf, size) else {}
+            return {0: batch} if is_batched(leaf, size) else {}
 
         return tuple(pytree.tree_map(shape, argument) for argument in self.calls[0])
 
@@ -126,23 +126,18 @@ def _positional(model: nn.Module, example: Example) -> tuple[Any, ...]:
 
 def _calls(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     """Return calls of different batch sizes, the first not of one sample: torch.export would fix that."""
-    size = batch_size(arguments)
-    calls = [_resized(arguments, size, max(size, 2)), _resized(arguments, size, max(size, 2) + 1)]
+    size = _dynamic_size(arguments)
+    calls = [tuple(resized(arguments, size, new)) for new in (max(size, 2), max(size, 2) + 1)]
     return [*calls, arguments] if size == 1 else calls
 
 
-def batch_size(arguments: Sequence[Any]) -> int:
-    """Return the first dimension of the first tensor.
-
-    Raises:
-        ExportError: if there is no tensor with dimensions.
-    """
-    for leaf in pytree.tree_leaves(arguments):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
-    raise ExportError(
-        "a dynamic batch needs an example with a batch, found no tensor with dimensions: dynamic_batch=False"
-    )
+def _dynamic_size(arguments: tuple[Any, ...]) -> int:
+    size = batch_size(arguments)
+    if size is None:
+        raise ExportError(
+            "a dynamic batch needs an example with a batch, found no tensor with dimensions: dynamic_batch=False"
+        )
+    return size
 
 
 def tensors_in(nest: object) -> list[Tensor]:
@@ -156,25 +151,10 @@ def _outputs(model: nn.Module, arguments: Sequence[Any], *, dynamic: bool) -> li
     except Exception as error:
         if not dynamic:
             raise
-        size = batch_size(arguments)
         raise ExportError(
-            f"the model cannot run on a batch of {size}: {error}; dynamic_batch=False keeps to the example's"
+            f"the model cannot run on a batch of {batch_size(arguments)}: {error}; dynamic_batch=False keeps to the "
+            "example's"
         ) from error
-
-
-def _batched(leaf: Tensor, size: int) -> bool:
-    return leaf.ndim > 0 and leaf.shape[0] == size
-
-
-def _resized(arguments: Sequence[Any], old: int, new: int) -> tuple[Any, ...]:
-    """Return the arguments with another batch size: the samples of the example over again, last first."""
-    order = torch.arange(new - 1, -1, -1) % old if new != old else torch.arange(old)
-
-    def resize(leaf: object) -> object:
-        fits = isinstance(leaf, Tensor) and _batched(leaf, old)
-        return leaf[order.to(leaf.device)] if fits and isinstance(leaf, Tensor) else leaf
-
-    return tuple(pytree.tree_map(resize, argument) for argument in arguments)
 
 
 @contextmanager
@@ -213,7 +193,8 @@ def compare(
             f"({found:.2e} absolute); no file was written"
         )
     size = sum(file.stat().st_size for file in staged_file.parent.iterdir())
-    batches = tuple(batch_size(call) for call in job.calls) if job.dynamic else _fixed(job.calls[0])
+    sizes = [batch_size(call) for call in (job.calls if job.dynamic else job.calls[:1])]
+    batches = tuple(size for size in sizes if size is not None)
     return ExportCheck(path, size, batches, found, relative)
 
 
@@ -222,8 +203,3 @@ def cannot_export(error: Exception, *, dynamic: bool) -> ExportError:
     first = next(iter(str(error).strip().splitlines()), "no reason given")
     advice = "; dynamic_batch=False exports it for the example's batch size alone" if dynamic else ""
     return ExportError(f"torch cannot export this model: {type(error).__name__}: {first}{advice}")
-
-
-def _fixed(arguments: Sequence[Any]) -> tuple[int, ...]:
-    sizes = [int(leaf.shape[0]) for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.ndim]
-    return tuple(sizes[:1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -33,6 +34,33 @@ def mapped(example: Example, change: Callable[[Any], Any]) -> Example:
     """Return an example with everything that it holds changed."""
     changed: Example = pytree.tree_map(change, _plain(example))
     return changed
+
+
+def batch_size(example: Example) -> int | None:
+    """Return the first dimension of the first tensor; None if there is no tensor with dimensions."""
+    sizes = (int(leaf.shape[0]) for leaf in leaves_of(example) if isinstance(leaf, Tensor) and leaf.ndim)
+    return next(sizes, None)
+
+
+def resized(example: Example, old: int, new: int) -> Example:
+    """Return an example with another batch size: its samples over again, last first.
+
+    Args:
+        example: left as it is.
+        old: its batch size; tensors whose first dimension is another stay as they are.
+        new: the batch size to be.
+    """
+    order = torch.arange(new - 1, -1, -1) % old if new != old else torch.arange(old)
+
+    def resize(leaf: Any) -> Any:  # noqa: ANN401  (any part of an example)
+        return leaf[order.to(leaf.device)] if is_batched(leaf, old) else leaf
+
+    return mapped(example, resize)
+
+
+def is_batched(leaf: object, size: int) -> bool:
+    """Tell whether a part of an example is a tensor of so many samples."""
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
 
 
 def _plain(example: Example) -> Tensor | tuple[Any, ...] | dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pliant.structure.channels.groups import read_groups
 from pliant.structure.channels.labels import Labels
 from pliant.structure.channels.tracer import Tracer, watch
 from pliant.structure.copies import fresh_copy
-from pliant.structure.example import Example, call, mapped
+from pliant.structure.example import Example, batch_size, call, mapped, resized
 from pliant.structure.matricise import is_layer
 from pliant.structure.norms import is_norm
 from pliant.structure.outputs import outputs_of
@@ -31,9 +32,10 @@ _LOG = logging.getLogger(__name__)
 def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
     """Find which slices of which parameters and buffers must be removed together.
 
-    A copy of the model runs on the example, in evaluation mode and in training mode, while every tensor is shadowed by
-    integer labels: each slice of each parameter has one of its own; operators that move entries move the labels, and
-    operators that combine entries unify them. What reaches an output, or an operator that is not understood, stays.
+    A copy of the model runs on the example, in evaluation mode and in training mode (on twice the samples, if it does
+    not train on these), while every tensor is shadowed by integer labels: each slice of each parameter has one of its
+    own; operators that move entries move the labels, and operators that combine entries unify them. What reaches an
+    output, or an operator that is not understood, stays.
 
     Args:
         model: left as it is.
@@ -51,8 +53,10 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # other memory formats run other operators
     roots = {name: (tensor, _fresh(labels, name, tensor)) for name, tensor in _plain_tensors(twin).items()}
-    for training in (False, True):
-        _run(twin.train(training), example, labels, roots)
+    evaluated = _run(twin.eval(), example, labels, roots)
+    if evaluated.error is not None:
+        raise evaluated.error
+    _train(twin.train(), example, labels, roots, evaluated.used)
     return read_groups(model, labels)
 
 
@@ -101,26 +105,67 @@ def _fresh(labels: Labels, name: str, tensor: Tensor) -> list[Tensor]:
     return [labels.fresh(name, dim, size) for dim, size in enumerate(tensor.shape)]
 
 
-def _run(twin: nn.Module, example: Example, labels: Labels, roots: dict[str, tuple[Tensor, list[Tensor]]]) -> None:
+_Roots = Mapping[str, tuple[Tensor, list[Tensor]]]  # name -> the tensor of the twin, and its labels
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run.
+
+    Args:
+        used: names of the parameters and buffers that operators were given.
+        error: what ended it early.
+    """
+
+    used: Collection[str]
+    error: Exception | None = None
+
+
+def _train(twin: nn.Module, example: Example, labels: Labels, roots: _Roots, evaluated: Collection[str]) -> None:
+    """Run in training mode, on twice the samples if need be: batch norm, for one, refuses to train on one.
+
+    Where that fails too, what a run began to use, and no other mode uses, stays: the rest of its readers are not seen.
+
+    Args:
+        twin: in training mode.
+        example: what it can be called with.
+        labels: where what is found goes.
+        roots: its labels.
+        evaluated: names of the parameters and buffers that are used in evaluation mode.
+    """
+    size = batch_size(example)
+    used: set[str] = set()
+    for tried in (example,) if size is None else (example, resized(example, size, 2 * size)):
+        run = _run(twin, tried, labels, roots)
+        used.update(run.used)
+        if run.error is None:
+            return
+    first_line = next(iter(str(run.error).splitlines()), "")
+    failure = f"in training mode the model does not run on the example ({type(run.error).__name__}: {first_line})"
+    for name in sorted(used.difference(evaluated)):
+        for layer in roots[name][1]:
+            labels.freeze(layer, f"only training uses it, and {failure}", first=True)
+    _LOG.warning("%s: what only training uses stays, and what that would read of the rest is not seen", failure)
+
+
+def _run(twin: nn.Module, example: Example, labels: Labels, roots: _Roots) -> _Run:
+    """Follow the labels through one run; outputs stay, if it comes to an end."""
     watched = copy.deepcopy(twin) if twin.training else twin
     tracer = Tracer(labels)
     tensors = dict((*watched.named_parameters(), *watched.named_buffers()))
     for name, (_, layers) in roots.items():
-        tracer.root(tensors[name], layers)
+        tracer.root(name, tensors[name], layers)
     watch(watched, tracer)
     devices = {p.device.index for p in watched.parameters() if p.is_cuda}
     try:
         with torch.random.fork_rng(devices=devices), plain(watched), torch.no_grad(), tracer:
             outputs = outputs_of(call(watched, example))
-    except Exception as error:
-        if not watched.training:
-            raise
-        # Batch norm, for one, refuses to train on one sample.
-        _LOG.info("the model does not run in training mode on the example (%s): its channels there are not seen", error)
-        return
+    except Exception as error:  # noqa: BLE001  (whatever somebody's own forward raises)
+        return _Run(tracer.used, error)
     for tensor, path in outputs:
         for layer in tracer.read(tensor).layers:
             labels.freeze(layer, f"an output of the model{path}", first=True)
+    return _Run(tracer.used)
 
 
 @contextmanager

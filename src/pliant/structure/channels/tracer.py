@@ -24,16 +24,22 @@ class Tracer(TorchDispatchMode):
 
     Args:
         labels: where what is found goes.
+
+    Attributes:
+        used: names of the parameters and buffers with labels that an operator was given.
     """
 
     def __init__(self, labels: Labels) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = labels
         self.where: list[str] = []
+        self.used: set[str] = set()
+        self._names: Any = WeakIdKeyDictionary()
         self._shadows: Any = WeakIdKeyDictionary()
 
-    def root(self, tensor: Tensor, layers: Sequence[Tensor]) -> None:
+    def root(self, name: str, tensor: Tensor, layers: Sequence[Tensor]) -> None:
         """Give a parameter or buffer its labels, one vector per dimension."""
+        self._names[tensor] = name
         fields = []
         for dim, vector in enumerate(layers):
             form = [1] * tensor.ndim
@@ -70,6 +76,7 @@ class Tracer(TorchDispatchMode):
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(tensor in self._shadows for tensor in given):
             return result
+        self.used.update(self._names[tensor] for tensor in given if tensor in self._names)
         if outputs:
             self._follow(func, args, kwargs, outputs)
         else:
