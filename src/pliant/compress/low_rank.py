@@ -29,6 +29,7 @@ from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.example import Example
 from pliant.structure.matricise import Scheme, check_scheme, is_plain_layer
+from pliant.structure.patched import is_patched
 from pliant.structure.patterns import check_ignore
 
 
@@ -133,13 +134,14 @@ class LowRank(Compressor):
 
     def _refusal(self, model: nn.Module, name: str, layer: nn.Module, seen: Probe) -> str | None:
         parent = model.get_submodule(name.rpartition(".")[0])
-        hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks  # noqa: SLF001  (no public way to ask)
+        hooked = any(held for kept, held in vars(layer).items() if kept.endswith("_hooks"))
         checks = (
             (isinstance(parent, Factors), "it is a factor of a layer that was decomposed"),
             (rank_of(layer, self.scheme) == 1, "its matrices have rank 1 already"),
             (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
             (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
-            (bool(hooked), "it has hooks, which a replacement would lose"),
+            (hooked, "it has hooks, which a replacement would lose"),
+            (is_patched(layer), "its forward was set on the layer itself, which a replacement would lose"),
         )
         return next((reason for holds, reason in checks if holds), None)
 
@@ -169,7 +171,9 @@ class RankChooser(Chooser):
         knobs, numbers = self.low_rank.knobs(self._spectra), {name: i for i, name in enumerate(self._spectra)}
         shares = partial(self.low_rank.shares, self._spectra)
         ranks = Ranks(numbers, self.low_rank.scheme)
-        found = solve(Scene(self.model, self.example, self._seen, knobs, ranks=ranks, shares=shares), budget)
+        skipped = self._found.skipped
+        scene = Scene(self.model, self.example, self._seen, knobs, ranks=ranks, shares=shares, skipped=skipped)
+        found = solve(scene, budget)
         return replace(self._cut(found.counts, None), budget=found.record)
 
     def _cut(self, ranks: Sequence[int], fraction: float | None) -> Cut:

@@ -7,8 +7,11 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+
+from pliant.structure.patched import follows_copies, is_patched
 
 Check = Callable[[nn.Module], Iterator[str]]
 
@@ -16,8 +19,9 @@ Check = Callable[[nn.Module], Iterator[str]]
 def refuse_unfit(model: nn.Module) -> None:
     """Refuse models that cannot be watched or copied.
 
-    Compiled and scripted code calls no hooks, so that its layers would seem unused. Parameters without a shape, made in
-    inference mode, or computed with gradients by a hook before the call, cannot be copied as they are.
+    Compiled, scripted and exported code calls no hooks, so that its layers would seem unused. Parameters without a
+    shape or without values, made in inference mode, or computed with gradients by a hook before the call, cannot be
+    copied as they are, nor can a forward that holds on to the modules of the original.
 
     Args:
         model: any module.
@@ -70,10 +74,38 @@ def _scripted(model: nn.Module) -> Iterator[str]:
             yield f"{_named(name)} must not be TorchScript: give the module that was scripted, then script the result"
 
 
+def _exported(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if isinstance(module, GraphModule) and "eval" in vars(module):  # torch.export forbids the change of mode
+            yield (
+                f"{_named(name)} must not be what torch.export made, which has one mode and one kind of call: give the "
+                "module that was exported, then export the result (pliant.export.to_torch_export)"
+            )
+
+
+def _held(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        if is_patched(module) and not follows_copies(vars(module)["forward"]):
+            yield (
+                f"the forward that was set on {_named(name)} must follow copies of the module, found a function that "
+                "holds on to others, perhaps to the forward of before, whose weights no cut would reach: use a forward "
+                "hook (register_forward_hook), a subclass, or types.MethodType of a function that reads all from self"
+            )
+
+
 def _shapeless(model: nn.Module) -> Iterator[str]:
     for name, tensor in _tensors(model):
         if is_lazy(tensor):
             yield f"{name!r} must have a shape, found a lazy parameter: call the model once on the example before"
+
+
+def _meta(model: nn.Module) -> Iterator[str]:
+    for name, tensor in _tensors(model):
+        if tensor.is_meta:
+            yield (
+                f"{name!r} must have values, found it on the meta device: give the model memory by "
+                "model.to_empty(device=...), and load its weights"
+            )
 
 
 def _from_inference(model: nn.Module) -> Iterator[str]:
@@ -99,9 +131,12 @@ def _computed(model: nn.Module) -> Iterator[str]:
 _CHECKS: tuple[Check, ...] = (
     _compiled,
     _scripted,
+    _exported,
     _shapeless,
+    _meta,
     _from_inference,
     _computed,
+    _held,
 )
 
 
