@@ -11,7 +11,17 @@ import torch
 from budgeted import FACTORIES, build
 from torch import nn
 
-from pliant.compress import Energy, FilterPruning, Global, Layers, LowRank, Scheme, UnstructuredPruning, compress
+from pliant.compress import (
+    Energy,
+    FilterPruning,
+    Global,
+    Layers,
+    LowRank,
+    Scheme,
+    TensorTrain,
+    UnstructuredPruning,
+    compress,
+)
 from pliant.compress.both import Both
 from pliant.compress.budgets import BudgetError, ByFraction, Greedy, Macs, Params
 from pliant.compress.budgets.products import products_of
@@ -102,6 +112,15 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_that_can(compressor):
         assert predicted(kind(1), cut) == least
         with pytest.raises(BudgetError):
             compressor.select(model, budget=kind(least - 1), example=example)
+
+
+@pytest.mark.parametrize("compressor", [*COMPRESSORS.values(), TensorTrain()], ids=[*COMPRESSORS, "trains"])
+def test_a_budget_that_cannot_be_met_says_what_had_to_stay(compressor):
+    model, example = build("separable")
+    reasons = set(compressor.select(model, 0.0, example=example).skipped.values())
+    with pytest.raises(BudgetError, match="these stay whole: ") as caught:
+        compressor.select(model, budget=Macs(1), example=example)
+    assert any(f"({reason})" in str(caught.value) for reason in reasons)
 
 
 def smallest(error):

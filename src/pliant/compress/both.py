@@ -137,11 +137,11 @@ class _PairChooser(Chooser):
     def _channels_by_solver(self, budget: Budget) -> Cut:
         """Choose the channels that go when channels and ranks together meet a budget."""
         seen, survey, low_rank = probe(self.model, self.example), self._channels.survey, self.both.low_rank
-        layers = low_rank.candidates(self.model, seen).layers
-        spectra = {name: spectrum(layer, low_rank.scheme) for name, layer in layers.items()}
+        ranked = low_rank.candidates(self.model, seen)
+        spectra = {name: spectrum(layer, low_rank.scheme) for name, layer in ranked.layers.items()}
         knobs = [*survey.knobs, *low_rank.knobs(spectra)]
         groups = len(survey.groups)
-        ranks = Ranks({name: groups + index for index, name in enumerate(layers)}, low_rank.scheme)
+        ranks = Ranks({name: groups + index for index, name in enumerate(ranked.layers)}, low_rank.scheme)
         plain = Scene(self.model, self.example, seen, knobs, dict(enumerate(survey.orders)), ranks)
 
         def shares(fraction: float) -> list[int]:
@@ -150,7 +150,8 @@ class _PairChooser(Chooser):
             left = {name: values[:, : limits[name]] for name, values in spectra.items()}
             return [*channels, *low_rank.shares(left, fraction)]
 
-        found = solve(replace(plain, shares=shares), budget)
+        skipped = {**survey.skipped, **_ranks(ranked.skipped)}
+        found = solve(replace(plain, shares=shares, skipped=skipped), budget)
         return self._channels.cut_to(found.counts[:groups], None)
 
 

@@ -139,7 +139,9 @@ class ChannelChooser(Chooser):
         if budget is None:
             return self.cut_to(survey.shares(fraction or 0.0), fraction)
         orders, seen = dict(enumerate(survey.orders)), probe(self.model, self.example)
-        scene = Scene(self.model, self.example, seen, survey.knobs, orders, shares=survey.shares)
+        scene = Scene(
+            self.model, self.example, seen, survey.knobs, orders, shares=survey.shares, skipped=survey.skipped
+        )
         found = solve(scene, budget, lambda counts: _without(self.model, survey.groups, survey.kept(counts)))
         return replace(self.cut_to(found.counts, None), budget=found.record)
 

@@ -75,7 +75,7 @@ class TensorTrain(Compressor):
         values = [
             spectrum[None].cpu() for name in bonds for spectrum in spectra(bonds[name].tensor(found.layers[name]))
         ]
-        scenery = Scenery(model, example, found.layers, seen.uses, bonds, values)
+        scenery = Scenery(model, example, found.layers, seen.uses, bonds, values, found.skipped)
         if budget is None:
             return self._cut(scenery, scenery.ranks(self.rule.ranks(values, fraction, self.minimum)), found, fraction)
         shares = partial(self.rule.ranks, values, minimum=self.minimum)

@@ -13,6 +13,7 @@ from pliant.compress.budgets import Budget, BudgetError, Macs, Params
 from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Counted, Counts, Numbers, Problem, Term
 from pliant.compress.budgets.record import BudgetRecord
+from pliant.compress.budgets.solve import counts_within
 from pliant.compress.probe import Use
 from pliant.structure.example import Example
 from pliant.tensor_train import admissible
@@ -29,6 +30,7 @@ class Scenery:
         uses: name -> how it is used.
         bonds: name -> how its weight is read.
         spectra: singular values of all bonds, layer after layer, shapes (1, n).
+        skipped: name of another layer -> why it stays.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Scenery:
     uses: Mapping[str, Use]
     bonds: Mapping[str, Bonds]
     spectra: Sequence[Tensor]
+    skipped: Mapping[str, str]
 
     def ranks(self, counts: Sequence[int]) -> dict[str, Ranks]:
         """Return the ranks of each layer, from those of all bonds; what the neighbours cannot use is lowered."""
@@ -69,10 +72,7 @@ def within(
         start = places.stop
     dense = budget.measure(scenery.model, scenery.example)
     problem = Problem(knobs, terms, dense, shares)
-    try:
-        counts = budget.share_out().counts(problem, budget.limit(dense))
-    except BudgetError as error:
-        raise BudgetError(f"{budget}: {error}") from error
+    counts = counts_within(problem, budget, budget.limit(dense), scenery.skipped)
     return scenery.ranks(counts), BudgetRecord.of(budget, dense, problem.cost(counts))
 
 

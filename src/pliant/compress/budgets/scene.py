@@ -29,6 +29,7 @@ class Scene:
         groups: number of a knob -> the channel group that it counts.
         ranks: layers that can become two.
         shares: removed fraction -> counts, as the compressor itself shares out a fraction.
+        skipped: layer name -> why nothing of it can be chosen.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Scene:
     groups: Mapping[int, GroupKnob] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=lambda: Ranks({}))
     shares: Callable[[float], Sequence[int]] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> list[Weight]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,6 +12,7 @@ from pliant.compress.budgets.budget import Budget
 from pliant.compress.budgets.problem import Problem
 from pliant.compress.budgets.record import BudgetRecord
 from pliant.compress.budgets.scene import Scene
+from pliant.compress.budgets.whole import staying
 
 _TRIES = 8
 _EQUAL = 1e-12  # of the cost before the cut: rounding of seconds; counts are exact
@@ -43,7 +44,7 @@ def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Modu
     limit = aim = budget.limit(dense)
     best: tuple[list[int], float] | None = None
     for _ in range(_TRIES):
-        counts = _counts(problem, budget, aim)
+        counts = counts_within(problem, budget, aim, scene.skipped)
         predicted = problem.cost(counts)
         missed = 0.0 if build is None else budget.measure(build(counts), scene.example) - predicted
         if abs(missed) <= _EQUAL * dense:
@@ -54,12 +55,23 @@ def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Modu
             break
         aim = limit - missed
     if best is None:
-        raise BudgetError(f"{budget} must leave more room: no choice within it was found")
+        raise BudgetError(f"{budget} must leave more room: no choice within it was found{staying(scene.skipped)}")
     return Solution(best[0], BudgetRecord.of(budget, dense, best[1]))
 
 
-def _counts(problem: Problem, budget: Budget, limit: float) -> list[int]:
+def counts_within(problem: Problem, budget: Budget, limit: float, skipped: Mapping[str, str]) -> list[int]:
+    """Return how many atoms of each knob stay, shared out as a budget says.
+
+    Args:
+        problem: what can be chosen.
+        budget: to be met.
+        limit: the largest cost.
+        skipped: layer name -> why nothing of it can be chosen.
+
+    Raises:
+        BudgetError: if even the smallest choice costs more; it says what had to stay.
+    """
     try:
         return budget.share_out().counts(problem, limit)
     except BudgetError as error:
-        raise BudgetError(f"{budget}: {error}") from error
+        raise BudgetError(f"{budget}: {error}{staying(skipped)}") from error
