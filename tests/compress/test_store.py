@@ -23,6 +23,7 @@ from pliant.compress import (
     LowRank,
     Scheme,
     StoreError,
+    TensorTrain,
     UnstructuredPruning,
     compress,
     load,
@@ -100,6 +101,54 @@ def test_tied_weights_and_unsaved_buffers_come_back(tmp_path, caplog):
     assert not caplog.records
     load(tmp_path, lambda: _Tied(scale=3.0))
     assert "'scale'" in caplog.text
+
+
+class Knotted(nn.Module):
+    """Tied and frozen weights, a scalar, and convolutions that may lie with their channels last."""
+
+    def __init__(self, temporary=False):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.norm, self.inner, self.twin = nn.BatchNorm2d(16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.twin.weight = self.inner.weight
+        self.again = self.norm
+        self.second.weight.requires_grad_(requires_grad=False)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.head = nn.Linear(16, 4)
+        if temporary:
+            self.register_buffer("shift", torch.ones(1), persistent=False)
+
+    def forward(self, x):
+        x = self.again(self.second(self.first(x).relu())).relu().mean((2, 3))
+        return self.head(self.twin(self.inner(x).relu())) * self.scale
+
+
+def _on_meta(**options):
+    with torch.device("meta"):
+        return Knotted(**options).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("compressor", [FilterPruning(), LowRank(), TensorTrain(), UnstructuredPruning()])
+def test_a_factory_may_build_without_memory(tmp_path, compressor):
+    torch.manual_seed(0)
+    model, example = Knotted().to(memory_format=torch.channels_last), torch.randn(2, 3, 8, 8)
+    done = compress(model, compressor, 0.6, example=example, calibrate=[example])
+    save(done, tmp_path / "small")
+    loaded = load(tmp_path / "small", _on_meta)
+    torch.testing.assert_close(loaded.eval()(example), done.model.eval()(example), rtol=0, atol=0)
+    assert loaded.twin.weight is loaded.inner.weight
+    ours, theirs = (dict(one.named_parameters()) for one in (loaded, done.model))
+    assert {n: p.requires_grad for n, p in ours.items()} == {n: p.requires_grad for n, p in theirs.items()}
+    assert {n: p.stride() for n, p in ours.items()} == {n: p.stride() for n, p in theirs.items()}
+
+
+def test_a_factory_without_memory_must_not_make_buffers_that_no_file_holds(tmp_path):
+    torch.manual_seed(0)
+    done = compress(Knotted(temporary=True), FilterPruning(), 0.5, example=torch.randn(2, 3, 8, 8))
+    save(done, tmp_path / "small")
+    with pytest.raises(StoreError, match="the buffer 'shift' on the meta device, which is not part of the saved state"):
+        load(tmp_path / "small", lambda: _on_meta(temporary=True))
+    assert load(tmp_path / "small", lambda: Knotted(temporary=True)).shift == 1.0
 
 
 def test_views_of_one_storage_are_written_apart(tmp_path):

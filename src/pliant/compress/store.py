@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -56,10 +57,12 @@ def load(folder: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Modul
 
     Args:
         folder: where `save` wrote.
-        model_factory: returns the model that was cut, with any weights.
+        model_factory: returns the model that was cut, with any weights. What it makes on the meta device gets memory
+            on the CPU.
 
     Raises:
-        StoreError: if a file is missing, damaged, or does not fit the factory's model.
+        StoreError: if a file is missing, damaged, or does not fit the factory's model; or if that has, on the meta
+            device, buffers that are not saved.
         CutError: if `cut.json` holds no cut, or not one for the factory's model.
     """
     weights = Path(folder) / WEIGHTS_FILE
@@ -67,7 +70,7 @@ def load(folder: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Modul
     compressor = compressor_of(manifest.cut)
     file = TensorFile.read(weights)
     manifest.check_weights(file)
-    model = compressor.realise(model_factory(), manifest.cut)
+    model = compressor.realise(_with_memory(model_factory()), manifest.cut)
     _check_fits(model, file)
     manifest.check_buffers(temporary_buffers(model))
     _fill(model, file)
@@ -124,6 +127,32 @@ def temporary_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that are not part of a model's saved state, by name."""
     saved = {id(value) for value in model.state_dict(keep_vars=True).values()}
     return {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in saved}
+
+
+def _with_memory(model: nn.Module) -> nn.Module:
+    """Give what is on the meta device zeros on the CPU, in place; tied tensors stay tied.
+
+    Raises:
+        StoreError: if there are buffers that no file gives values to.
+    """
+    lost = [name for name, buffer in temporary_buffers(model).items() if buffer.is_meta]
+    if lost:
+        raise StoreError(
+            f"the factory's model has the buffer {lost[0]!r} on the meta device, which is not part of the saved state: "
+            "make the model outside of torch.device('meta')"
+        )
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        own = {"recurse": False, "remove_duplicate": False}
+        for name, tensor in (*module.named_parameters(**own), *module.named_buffers(**own)):
+            if tensor.is_meta:
+                setattr(module, name, made.setdefault(id(tensor), _zeros(tensor)))
+    return model
+
+
+def _zeros(like: Tensor) -> Tensor:
+    zeros = torch.zeros_like(like, device="cpu", requires_grad=False)
+    return nn.Parameter(zeros, like.requires_grad) if isinstance(like, nn.Parameter) else zeros
 
 
 def _check_fits(model: nn.Module, file: TensorFile) -> None:
