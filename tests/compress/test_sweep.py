@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pliant.compress import (
     Both,
     BudgetError,
     FilterPruning,
+    Layers,
     LowRank,
     Macs,
     Params,
@@ -159,3 +162,48 @@ def test_what_no_model_is_called_with_is_no_example(wrong, hint):
     model, _ = build("plain")
     with pytest.raises(ValueError, match=f"a tensor, a sequence of positional arguments or a mapping.*{hint}"):
         sweep(model, FilterPruning(), [0.5], example=wrong, evaluate=lambda _: 0.0)
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(16, 32), nn.BatchNorm1d(32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)).relu())
+
+
+@pytest.mark.parametrize("realise", [False, True])
+def test_every_evaluation_has_a_model_of_its_own_which_it_may_change(realise):
+    torch.manual_seed(0)
+    model, x = Normed().eval(), torch.randn(32, 16)
+
+    def spoil(cut_model):
+        found = _evaluate(x)(cut_model)
+        with torch.no_grad():
+            cut_model.last.weight.zero_()
+        return found
+
+    def rows(evaluate):
+        batches = {"calibrate": [x], "reconstruct": [x]}
+        pruning = FilterPruning(layers=Layers.ALL)
+        return sweep(model, pruning, [0.0, 0.5], example=x, evaluate=evaluate, realise=realise, **batches)
+
+    assert rows(spoil) == rows(_evaluate(x))
+
+
+@pytest.mark.parametrize("found", [lambda model: model.last.weight.sum(), lambda _: torch.ones(1, 1), lambda _: 1])
+def test_what_evaluate_returns_becomes_a_plain_number(found):
+    (row,) = sweep(Normed().eval(), FilterPruning(), [0.0], example=torch.randn(2, 16), evaluate=found)
+    assert type(row.raw) is float
+    assert json.loads(json.dumps(dataclasses.asdict(row)))["raw"] == row.raw
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [({"accuracy": 1.0}, "dict"), ((1, 2), "tuple"), (None, "NoneType"), ("0.5", "str"),
+     (torch.ones(2), r"Tensor of shape \[2\]")],
+)  # fmt: skip
+def test_what_evaluate_returns_must_be_one_number(found, kind):
+    with pytest.raises(TypeError, match=f"evaluate must return one number, .* found a {kind}"):
+        sweep(Normed().eval(), FilterPruning(), [0.0], example=torch.randn(2, 16), evaluate=lambda _: found)

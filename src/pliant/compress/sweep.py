@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pliant.compress.atoms import check_fraction
 from pliant.compress.budgets import Budget
@@ -68,7 +70,8 @@ def sweep(
         compressor: what is cut and how.
         fractions: to remove, each 0 <= fraction < 1: shares of the atoms or, with `budget`, of what it limits.
         example: what the model can be called with; MACs are counted on it.
-        evaluate: called with a model, for example `lambda m: accuracy(m, batches)`.
+        evaluate: called with a model, for example `lambda m: accuracy(m, batches)`; returns a number, or a tensor of
+            one. Each call has a model of its own, which it may change.
         calibrate: batches of training inputs to recompute running statistics with, iterated once per fraction; None
             for no such numbers.
         reconstruct: batches of training inputs for `pliant.compress.reconstruct`, likewise.
@@ -77,7 +80,7 @@ def sweep(
 
     Raises:
         BudgetError: if a budget cannot be met.
-        TypeError: if `compressor` is no Compressor.
+        TypeError: if `compressor` is no Compressor, or `evaluate` returns something else than a number.
         ValueError: if a fraction is out of range, or `calibrate` or `reconstruct` can be iterated only once.
     """
     cuts = Cuts(
@@ -129,13 +132,16 @@ class Cuts:
         cut = self._cut(fraction)
         warn_if_whole(cut, fraction)
         cut_model = (self._compressor.realise if self._realise else self._compressor.truncate)(self._model, cut)
-        raw = self._evaluate(cut_model)
+        # Before `evaluate`, which may change the model that it is given.
+        recalibrated = None if self._calibrate is None else recalibrate_batchnorm(cut_model, self._calibrate)
+        raw = self._judged(cut_model)
+        del cut_model  # reconstruction makes more copies
         return Row(
             compressor=cut.compressor,
             fraction=float(fraction),
             removed_fraction=cut.removed_fraction,
             raw=raw,
-            recalibrated=self._recalibrated(cut_model),
+            recalibrated=None if recalibrated is None else self._judged(recalibrated),
             parameters=cut.parameters,
             macs=cut.macs,
             dense_parameters=cut.dense_parameters,
@@ -149,14 +155,21 @@ class Cuts:
         check_fraction(fraction)
         return self._choose.cut(budget=self._budget(round(1.0 - fraction, 12)))
 
-    def _recalibrated(self, cut_model: nn.Module) -> float | None:
-        if self._calibrate is None:
-            return None
-        return self._evaluate(recalibrate_batchnorm(cut_model, self._calibrate))
+    def _judged(self, model: nn.Module) -> float:
+        """Return what `evaluate` says of a model, as a number without a graph behind it."""
+        found: object = self._evaluate(model)
+        plain: Any = found.detach() if isinstance(found, Tensor) else found
+        if not isinstance(plain, str | bytes):
+            with suppress(TypeError, ValueError, RuntimeError):
+                return float(plain)
+        kind = f"Tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(
+            f"evaluate must return one number, or a tensor or array of one, found a {kind}: choose what to compare"
+        )
 
     def _reconstructed(self, cut: Cut) -> float | None:
         if self._reconstruct is None:
             return None
         truncated = self._compressor.truncate(self._model, cut)
         found = fit_layers(truncated, self._model, cut, self._reconstruct)
-        return self._evaluate(self._compressor.realise(found, cut) if self._realise else found)
+        return self._judged(self._compressor.realise(found, cut) if self._realise else found)
