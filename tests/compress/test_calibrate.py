@@ -7,7 +7,7 @@ import torch
 from compressible import build
 from torch import nn
 
-from pliant.compress import FilterPruning, Inputs, compress, recalibrate_batchnorm
+from pliant.compress import FilterPruning, Inputs, Layers, compress, recalibrate_batchnorm
 
 
 def _batches(*sizes):
@@ -136,3 +136,14 @@ def test_batches_with_labels_say_what_to_do():
         recalibrate_batchnorm(model, pairs)
     assert "Inputs(batches)" in caught.value.__notes__[0]
     recalibrate_batchnorm(model, Inputs(pairs))
+
+
+@pytest.mark.parametrize("repair", ["calibrate", "reconstruct"])
+def test_batches_of_one_sample_are_refused_by_the_norm_that_cannot_take_them(repair):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)).eval()
+    samples, pruning = torch.randn(6, 8), FilterPruning(layers=Layers.ALL)
+    message = "batches: norm layer '3' must read several values per channel of every batch, found one: give batches of"
+    with pytest.raises(ValueError, match=message):
+        compress(model, pruning, 0.5, example=samples, **{repair: list(samples.split(1))})
+    compress(model, pruning, 0.5, example=samples, **{repair: list(samples.split(2))})

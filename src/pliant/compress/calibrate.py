@@ -54,7 +54,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Example]) -> nn.Mo
         batches: what the model can be called with; training data.
 
     Raises:
-        ValueError: if there is no batch, or a norm layer reads infinite or undefined numbers.
+        ValueError: if there is no batch, or a norm layer reads infinite or undefined numbers, or one value per channel.
     """
     copied = copy.deepcopy(model)
     recompute_statistics(copied, batches, call)
@@ -65,7 +65,7 @@ def recompute_statistics(
     model: nn.Module, batches: Iterable[Example], run: Callable[[nn.Module, Example], object]
 ) -> None:
     """Do in place what `recalibrate_batchnorm` does, with what `run` runs of the model on a batch."""
-    norms = {name: _Averaging(module) for name, module in model.named_modules() if has_statistics(module)}
+    norms = {name: _Averaging(module, name) for name, module in model.named_modules() if has_statistics(module)}
     if not norms:
         return
     modes = [(module, module.training) for module in model.modules()]
@@ -89,9 +89,18 @@ def has_statistics(module: nn.Module) -> bool:
     return isinstance(module, STATISTICAL) and module.running_mean is not None
 
 
-def measure_statistics(norm: nn.Module, parts: Iterable[Tensor]) -> None:
-    """Give a norm layer in evaluation mode the running statistics of its inputs, as `recalibrate_batchnorm` does."""
-    averaging = _Averaging(norm)
+def measure_statistics(norm: nn.Module, name: str, parts: Iterable[Tensor]) -> None:
+    """Give a norm layer in evaluation mode the running statistics of its inputs, as `recalibrate_batchnorm` does.
+
+    Args:
+        norm: the layer.
+        name: of the layer, for errors.
+        parts: what it reads of each batch.
+
+    Raises:
+        ValueError: if a part holds too few values.
+    """
+    averaging = _Averaging(norm, name)
     with averaging.averaging():
         for part in parts:
             averaging.weigh(norm, (part,))
@@ -107,6 +116,7 @@ class _Averaging:
     """A norm layer whose running statistics are the average over all calls, by the values that each call holds."""
 
     norm: Any
+    name: str
     values: int = 0
 
     @contextmanager
@@ -133,8 +143,17 @@ class _Averaging:
         return all(bool(buffer.isfinite().all()) for buffer in self.norm.buffers(recurse=False))
 
     def weigh(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:  # noqa: ANN401  (any of STATISTICAL)
-        """Let the next call count by the values it holds."""
+        """Let the next call count by the values it holds.
+
+        Raises:
+            ValueError: if it holds one value per channel, whose variance says nothing.
+        """
         values = inputs[0].numel() // norm.num_features
+        if values == 1 and isinstance(norm, _BatchNorm) and norm.training:
+            raise ValueError(
+                f"batches: norm layer {self.name!r} must read several values per channel of every batch, found one: "
+                "give batches of more samples, and leave out a last one of a single sample"
+            )
         self.values += values
         norm.momentum = values / max(self.values, 1)
 

@@ -164,17 +164,17 @@ class AllAtOnce(Walk):
             if visitor.settle(name) and not stale:
                 raise _ChangedError
 
-        def measure(norm: nn.Module, arguments: tuple[object, ...]) -> None:
+        def measure(name: str, norm: nn.Module, arguments: tuple[object, ...]) -> None:
             if stale and arguments and isinstance(arguments[0], Tensor):
-                measure_statistics(norm, self._parts(arguments[0]))
+                measure_statistics(norm, name, self._parts(arguments[0]))
 
         modules = dict(model.named_modules())
         last = left[-1]
         with ExitStack() as stack:
             for name in left:
                 stack.callback(modules[name].register_forward_pre_hook(partial(settle, name)).remove)
-            for norm in filter(has_statistics, modules.values()):
-                stack.callback(norm.register_forward_pre_hook(measure).remove)
+            for name in (name for name, module in modules.items() if has_statistics(module)):
+                stack.callback(modules[name].register_forward_pre_hook(partial(measure, name)).remove)
             stack.enter_context(watching(model, {}))
             try:
                 run_until(model, self.whole, last)
