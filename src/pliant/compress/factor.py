@@ -114,6 +114,9 @@ class Factors(nn.Sequential):
         """Whether each of the two goes along a part of the kernel's axes; the second is pointwise if not."""
         return max(getattr(self[1], "kernel_size", (1,))) > 1
 
+    # TorchScript would compile all of them, for a forward that reads none.
+    __jit_unused_properties__ = tuple(name for name, value in locals().items() if isinstance(value, property))
+
 
 def split(layer: nn.Module, rank: int, scheme: Scheme = Scheme.CHANNEL) -> Factors:
     """Return two plain layers, one after the other, with the function of `truncate_weight` at this rank.

@@ -71,7 +71,10 @@ def _compiled(model: nn.Module) -> Iterator[str]:
 def _scripted(model: nn.Module) -> Iterator[str]:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            yield f"{_named(name)} must not be TorchScript: give the module that was scripted, then script the result"
+            yield (
+                f"{_named(name)} must not be TorchScript: give the module that was scripted, then script the result "
+                "(tensor trains can only be traced)"
+            )
 
 
 def _exported(model: nn.Module) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,9 @@ class TTLinear(nn.Module):
     def weight(self) -> Tensor:
         """Return the product of the cores, (out, in), which `nn.TransformerEncoder` asks whether it learns."""
         return _weight(self)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        _refuse_script()
 
     def macs(self, reads: int, writes: int) -> int:
         """Return the multiply-accumulates of one call.
@@ -186,6 +189,9 @@ class TTConv2d(nn.Module):
         reach = [d * (k - 1) * wide for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         return [reach[1] // 2, reach[1] - reach[1] // 2, reach[0] // 2, reach[0] - reach[0] // 2]
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        _refuse_script()
+
     def macs(self, reads: int, writes: int) -> int:
         """Return the multiply-accumulates of one call.
 
@@ -216,6 +222,14 @@ class TTConv2d(nn.Module):
             f"{_describe(self.form)}, stride={self.stride}, padding={self.padding!r}, dilation={self.dilation}, "
             f"padding_mode={self.padding_mode!r}, bias={self.bias is not None}"
         )
+
+
+def _refuse_script() -> NoReturn:
+    """Say what to do instead of `torch.jit.script`, which asks for this."""
+    raise NotImplementedError(
+        "torch.jit.script cannot compile tensor-train layers, whose way through the cores is chosen by their sizes: "
+        "use torch.jit.trace or pliant.export, or put layer.dense() in their places"
+    )
 
 
 def _cores(form: Form, device: Device, dtype: torch.dtype | None) -> nn.ParameterList:
