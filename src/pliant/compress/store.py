@@ -143,8 +143,8 @@ def _with_memory(model: nn.Module) -> nn.Module:
         )
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        own = {"recurse": False, "remove_duplicate": False}
-        for name, tensor in (*module.named_parameters(**own), *module.named_buffers(**own)):
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        for name, tensor in (*parameters, *module.named_buffers(recurse=False, remove_duplicate=False)):
             if tensor.is_meta:
                 setattr(module, name, made.setdefault(id(tensor), _zeros(tensor)))
     return model
