@@ -1,6 +1,7 @@
 """Layers trained as chains of factors: LoRITa and low-rank cores."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
+from pliant import separate_attention
 from pliant.compress import LowRank, compress
 from pliant.methods import Around, Chain, Conditioned, LoRITa, LowRankCores, cores
 from pliant.models import create
@@ -88,6 +90,24 @@ def small(name):
         "vit": {"depth": 1, "dim": 16, "num_heads": 2},
     }
     return create(name, num_classes=10, in_channels=1, image_size=32, **args[name])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_chains_stand_in_torchs_own_transformer(change):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(12, 4, 20, batch_first=True, dropout=0.0)
+    model = separate_attention(nn.TransformerEncoder(layer, 2))
+    x, padding = torch.randn(2, 5, 12), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    trained = change.apply(model)
+    chains = [name for name, module in trained.named_modules() if isinstance(module, Chain)]
+    assert {"layers.1.self_attn.q_proj", "layers.1.self_attn.out_proj", "layers.1.linear1"} <= set(chains)
+    plain = change.collapse(trained)
+    assert not any(isinstance(module, Chain) for module in plain.modules())
+    for training, gradients in itertools.product((False, True), (False, True)):
+        with torch.set_grad_enabled(gradients):
+            found, expected = (m.train(training)(x, src_key_padding_mask=padding) for m in (trained, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [2, 3])

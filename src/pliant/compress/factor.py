@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from operator import add, mul
 
 import torch
@@ -75,47 +76,55 @@ def _of(index: int, name: str) -> property:
 
 
 def _joint(name: str, join: Callable[[int, int], int]) -> property:
-    """Return what a layer has for each axis of its kernel, from what two layers in its place have."""
+    """Return what a layer has for each axis of its kernel, from what the layers in its place have."""
 
-    def joined(factors: nn.Sequential) -> tuple[int, ...] | str:
-        one, other = (getattr(factor, name) for factor in factors)
-        return one if isinstance(one, str) else tuple(map(join, one, other))
+    def joined(layers: nn.Sequential) -> tuple[int, ...] | str:
+        numbers = [getattr(layer, name) for layer in layers]
+        if isinstance(numbers[0], str):
+            return numbers[0]
+        return tuple(reduce(join, axis) for axis in zip(*numbers, strict=True))
 
     return property(joined)
 
 
-class Factors(nn.Sequential):
-    """Two plain layers in the place of one; the type tells that they are a decomposition.
+class Product(nn.Sequential):
+    """Plain layers, one after the other with nothing in between, in the place of one.
 
     Models that read numbers off a layer find here those of the layer that was replaced.
     """
 
-    in_features, out_features = _of(0, "in_features"), _of(1, "out_features")
+    in_features, out_features = _of(0, "in_features"), _of(-1, "out_features")
     nx, nf = in_features, out_features
-    in_channels, out_channels, groups = _of(0, "in_channels"), _of(1, "out_channels"), _of(0, "groups")
+    in_channels, out_channels, groups = _of(0, "in_channels"), _of(-1, "out_channels"), _of(0, "groups")
     kernel_size, stride, dilation = _joint("kernel_size", max), _joint("stride", mul), _joint("dilation", max)
     padding, padding_mode = _joint("padding", add), _of(0, "padding_mode")
-    bias = _of(1, "bias")
+    bias = _of(-1, "bias")
 
     @property
     def weight(self) -> Tensor:
-        """Return the product of two linear layers, (out, in), which `nn.TransformerEncoder` asks whether it learns.
+        """Return the product of linear layers, (out, in), which `nn.TransformerEncoder` asks whether it learns.
 
         Raises:
             AttributeError: if they are convolutions.
         """
-        first, second = self[0].get_parameter("weight"), self[1].get_parameter("weight")
-        if first.ndim > 2:
-            raise AttributeError("two convolutions have no weight of one")
-        return second @ first
+        weights: list[Tensor] = [layer.get_parameter("weight") for layer in self]
+        if weights[0].ndim > 2:
+            raise AttributeError("convolutions have no weight of one")
+        return reduce(lambda product, weight: weight @ product, weights)
+
+    # TorchScript would compile all of them, for a forward that reads none.
+    __jit_unused_properties__ = tuple(name for name, value in locals().items() if isinstance(value, property))
+
+
+class Factors(Product):
+    """Two plain layers in the place of one; the type tells that they are a decomposition."""
 
     @property
     def spatial(self) -> bool:
         """Whether each of the two goes along a part of the kernel's axes; the second is pointwise if not."""
         return max(getattr(self[1], "kernel_size", (1,))) > 1
 
-    # TorchScript would compile all of them, for a forward that reads none.
-    __jit_unused_properties__ = tuple(name for name, value in locals().items() if isinstance(value, property))
+    __jit_unused_properties__ = (*Product.__jit_unused_properties__, "spatial")
 
 
 def split(layer: nn.Module, rank: int, scheme: Scheme = Scheme.CHANNEL) -> Factors:

@@ -31,6 +31,7 @@ from pliant.structure.example import Example
 from pliant.structure.matricise import Scheme, check_scheme, is_plain_layer
 from pliant.structure.patched import is_patched
 from pliant.structure.patterns import check_ignore
+from pliant.structure.unfit import has_hooks
 
 
 @register
@@ -134,13 +135,12 @@ class LowRank(Compressor):
 
     def _refusal(self, model: nn.Module, name: str, layer: nn.Module, seen: Probe) -> str | None:
         parent = model.get_submodule(name.rpartition(".")[0])
-        hooked = any(held for kept, held in vars(layer).items() if kept.endswith("_hooks"))
         checks = (
             (isinstance(parent, Factors), "it is a factor of a layer that was decomposed"),
             (rank_of(layer, self.scheme) == 1, "its matrices have rank 1 already"),
             (not seen.uses[name].plain, f"it is called with more than one argument, {_TWO} could not take"),
             (name in seen.read, f"its weight or bias is read by another module, {_TWO} do not have"),
-            (hooked, "it has hooks, which a replacement would lose"),
+            (has_hooks(layer), "it has hooks, which a replacement would lose"),
             (is_patched(layer), "its forward was set on the layer itself, which a replacement would lose"),
         )
         return next((reason for holds, reason in checks if holds), None)

@@ -9,7 +9,7 @@ from functools import reduce
 from torch import Tensor, nn
 
 from pliant.compress.candidates import shared_layers
-from pliant.compress.factor import blank_factors, blank_like
+from pliant.compress.factor import Product, blank_factors, blank_like
 from pliant.compress.surgery import in_format_of, replace
 from pliant.compress.truncation import decompose
 from pliant.structure.copies import fresh_copy
@@ -17,7 +17,7 @@ from pliant.structure.matricise import PRUNABLE, axes_of, widths
 from pliant.structure.rules import ignored, matrix_layers
 
 
-class Chain(nn.Sequential):
+class Chain(Product):
     """Two or more plain layers in the place of one: its weight as the product of theirs.
 
         W = W_N ... W_2 W_1
@@ -64,8 +64,8 @@ def chained(
 ) -> nn.Module:
     """Return a copy of a model in which chains stand for layers.
 
-    Layers are left alone if a chain could not do what they do: subclasses, layers that share a weight with another or
-    whose weight another module reads, and those of rank one.
+    Layers are left alone if a chain could not do what they do: subclasses, layers that share a weight with another, and
+    those of rank one.
 
     Args:
         model: left as it is.
@@ -78,13 +78,7 @@ def chained(
     shared = shared_layers(model)
     copied = fresh_copy(model)
     for name, layer in ignored(model, layers, ignore).items():
-        if (
-            name
-            and type(layer) in PRUNABLE
-            and name not in shared
-            and not _read_elsewhere(model, name)
-            and _rank(layer) > 1
-        ):
+        if name and type(layer) in PRUNABLE and name not in shared and _rank(layer) > 1:
             replace(copied, [name], [make(layer)])
     return copied
 
@@ -104,10 +98,6 @@ def _matrices(layer: nn.Module) -> Tensor:
 
 def _rank(layer: nn.Module) -> int:
     return min(_matrices(layer).shape[-2:])
-
-
-def _read_elsewhere(model: nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer)
 
 
 def _fill(layer: nn.Module, matrices: Tensor, like: Tensor) -> None:

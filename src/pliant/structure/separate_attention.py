@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pliant.structure.attention import Attention, PrunedAttention, projections_of
+from pliant.structure.unfit import has_hooks
 
 PARTS = ("q_proj", "k_proj", "v_proj")
 
@@ -103,16 +104,13 @@ def _reasons(model: nn.Module, found: Mapping[str, nn.Module]) -> Iterator[str]:
     for name, module in found.items():
         called = name or "the model"
         for inner in module.modules():
-            if any(getattr(inner, hooks) for hooks in _HOOKS):
-                yield f"{called} has hooks, which the layers in its place would not: register them afterwards"
             if parametrize.is_parametrized(inner):
                 yield f"a parameter of {called} is parametrised: call parametrize.remove_parametrizations before"
+            if has_hooks(inner):
+                yield f"{called} has hooks, which the layers in its place would not: register them afterwards"
             for local, parameter in inner.named_parameters(recurse=False):
                 if owners[id(parameter)] > 1:
                     yield f"{called} shares its parameter {local} with another module, which a copy would not: untie it"
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:

@@ -46,6 +46,11 @@ def refuse_unnamed(model: nn.Module) -> None:
     _refuse(model, (_wrapped, _compiled, _shapeless))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has hooks of any kind, which another in its place would not have."""
+    return any(held for kept, held in vars(module).items() if kept.endswith("_hooks"))
+
+
 def _refuse(model: nn.Module, checks: Iterable[Check]) -> None:
     for reason in chain.from_iterable(check(model) for check in checks):
         raise ValueError(reason)
