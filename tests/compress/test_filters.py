@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,10 @@ from pliant.compress import (
     Global,
     GroupNorm,
     Layers,
+    Score,
     compress,
 )
+from pliant.spec import register
 
 
 class Net(nn.Module):
@@ -344,3 +348,31 @@ def test_a_vision_transformer_loses_heads_and_hidden_units():
     cut = FilterPruning().select(model, 0.5, example=example)
     assert set(cut.kept) == {"attention.in_proj_weight", "fc1"}
     assert "normalised together" in cut.skipped["patches"]
+
+
+@register
+@dataclass(frozen=True)
+class Told(Score):
+    """The scores that it is told, whatever the channels are."""
+
+    values: tuple
+
+    def of(self, channels):
+        del channels
+        return torch.tensor(self.values)
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(3)])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((2.0, -9.0, 3.0), r"the scores of '0' by Told\(.*\) must not be negative, found -9"),
+        ((2.0, 1.0), r"the scores of '0' by Told\(.*\) must have shape \(3,\), one per channel, found \(2,\)"),
+        (((1.0,), (2.0,), (3.0,)), r"must have shape \(3,\), one per channel, found \(3, 1\)"),
+        ((2.0, float("nan"), 3.0), r"the scores of '0' by Told\(.*\) must be finite"),
+    ],
+)
+def test_scores_that_are_no_sizes_are_refused(values, message, norm):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), norm, nn.ReLU(), nn.Conv2d(3, 3, 3)).eval()
+    with pytest.raises(ValueError, match=message):
+        FilterPruning(Told(values)).select(model, 0.5, example=torch.randn(2, 2, 9, 9))

@@ -31,7 +31,7 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
         score: of single channels.
 
     Raises:
-        ValueError: if a score is not finite.
+        ValueError: if the scores of a layer are not one finite, non-negative number for each of its channels.
     """
     tensors = tensors_of(model)
     totals = torch.zeros(group.atoms, dtype=torch.float64)
@@ -44,11 +44,22 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
         parts.append((member, _with_norm(model, tensors, layer, no_filters)))
     for member, channels in parts:
         scores = score.of(channels).double().cpu()
-        if not torch.isfinite(scores).all():
-            raise ValueError(f"the scores of {member.layer!r} must be finite, found infinite or NaN: repair the model")
+        _check(scores, score, member)
         for atoms, rows in _rows(member, group.atoms):
             totals.index_add_(0, atoms, _relative(scores)[rows] ** score.power)
     return totals ** (1.0 / score.power)
+
+
+def _check(scores: Tensor, score: Score, member: Member) -> None:
+    whose = f"the scores of {member.layer!r} by {score}"
+    if scores.shape != (member.size,):
+        raise ValueError(f"{whose} must have shape ({member.size},), one per channel, found {tuple(scores.shape)}")
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{whose} must be finite, found infinite or NaN: repair the model, or the score")
+    if (scores < 0).any():
+        raise ValueError(
+            f"{whose} must not be negative, found {float(scores.min()):.4g}: a score is a size, and the smallest leave"
+        )
 
 
 @lru_cache(maxsize=1024)  # the same members again and again where cuts are tried in training

@@ -44,7 +44,7 @@ class Score(ABC):
 
     @abstractmethod
     def of(self, channels: Channels) -> Tensor:
-        """Return non-negative scores of shape (channels,)."""
+        """Return finite, non-negative scores of shape (channels,); anything else is refused."""
 
 
 @register
