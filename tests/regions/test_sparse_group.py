@@ -1,6 +1,7 @@
 """SparseGroupLasso against its definition, an independent solver, and the identities of proximal maps."""
 
 import math
+from dataclasses import dataclass, field
 
 import cvxpy
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from pliant.regions import Axes, Filters, SparseGroupLasso
 from pliant.spec import from_spec, to_spec
+from pliant.testing import LawViolation, check_penalty
 
 CASES = [(0.0, (4, 6)), (0.3, (4, 6)), (1.0, (4, 6)), (0.3, (4, 2, 3, 3)), (0.6, (5,))]
 
@@ -81,3 +83,57 @@ def test_numbers_out_of_range_are_refused_and_the_object_travels():
         SparseGroupLasso(1.0, 2.0)
     penalty = SparseGroupLasso(0.5, 0.2, Filters(Axes(out=1)))
     assert from_spec(to_spec(penalty)) == penalty
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_it_obeys_the_laws_of_regularisers(alpha, dtype):
+    check_penalty(SparseGroupLasso(0.1, alpha), (4, 5), dtype=dtype)
+    check_penalty(SparseGroupLasso(0.7, alpha, Filters(Axes(out=1))), (4, 3, 2, 2), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sparse group lasso whose map or value is another one's."""
+
+    fault: str
+    view: Filters = field(default_factory=Filters)
+
+    def value(self, x):
+        return SparseGroupLasso(0.1, 0.5).value(x) / (x.sum() * 0.0 if self.fault == "nan" else 1.0)
+
+    def prox(self, x, step):
+        if self.fault == "swapped":  # filters first, then single weights
+            return SparseGroupLasso(0.05, 1.0).prox(SparseGroupLasso(0.05, 0.0).prox(x, step), step)
+        if self.fault == "in place":
+            return x.copy_(SparseGroupLasso(0.1, 0.5).prox(x, step))
+        if self.fault == "hard":
+            return torch.where(x.abs() > step, x, 0.0)
+        if self.fault == "floor":
+            return SparseGroupLasso(0.1, 0.5).prox(x, step + 0.01)
+        factor = {"weak": 0.98, "strong": 1.02}.get(self.fault, 1.0)
+        return SparseGroupLasso(0.1, 0.5).prox(x, step * factor)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("weak", r"prox\(x, step\) minimises"),
+        ("strong", r"prox\(x, step\) minimises"),
+        ("swapped", r"prox\(x, step\) minimises"),
+        ("hard", "minimises|nonexpansive"),
+        ("floor", r"minimises|prox\(x, 0\) = x"),
+        ("nan", "is finite"),
+        ("in place", "minimises|untouched"),
+    ],
+)
+def test_a_regulariser_with_a_fault_breaks_a_law_and_is_named(fault, message):
+    check_penalty(Broken("none"), (4, 5), dtype=torch.float64)
+    with pytest.raises(LawViolation, match=message) as found:
+        check_penalty(Broken(fault), (4, 5), dtype=torch.float64)
+    assert f"Broken(fault='{fault}'" in str(found.value)
+
+
+def test_what_has_no_proximal_map_is_no_regulariser():
+    with pytest.raises(TypeError, match="with view, value and prox, found Filters"):
+        check_penalty(Filters(), (4, 5))

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pliant.regions import Ball, Penalty, Region
+from pliant.optim import Regulariser
+from pliant.regions import Ball, Penalty, Region, TopK
 from pliant.testing.case import Case, Shape, of
 from pliant.testing.laws import form, norms, oracle, penalty, projection, warm
 
 Law = Callable[[Case], None]
 PenaltyLaw = Callable[[Case, Penalty], None]
+RegulariserLaw = Callable[[Case, Regulariser], None]
 
 REGION_LAWS: tuple[Law, ...] = (
     oracle.lmo_is_feasible,
@@ -49,14 +51,20 @@ REGION_LAWS: tuple[Law, ...] = (
     form.memory_format_is_ignored,
 )
 
-PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
-    penalty.prox_is_optimal,
-    penalty.prox_satisfies_moreau,
+REGULARISER_LAWS: tuple[RegulariserLaw, ...] = (
+    penalty.values_are_finite,
+    penalty.prox_minimises,
     penalty.prox_is_firmly_nonexpansive,
     penalty.prox_of_step_zero_is_identity,
+    penalty.arguments_of_prox_are_untouched,
+)
+
+PENALTY_LAWS: tuple[PenaltyLaw, ...] = (
+    *REGULARISER_LAWS,
+    penalty.prox_is_optimal,
+    penalty.prox_satisfies_moreau,
     penalty.prox_of_large_step_is_zero,
     penalty.penalty_has_finite_gradients,
-    penalty.arguments_of_prox_are_untouched,
 )
 
 
@@ -94,7 +102,7 @@ def check_region(
 
 
 def check_penalty(
-    subject: Penalty,
+    subject: Regulariser,
     shapes: Shape | Sequence[Shape],
     *,
     dtype: torch.dtype = torch.float32,
@@ -103,12 +111,22 @@ def check_penalty(
     device: str = "cpu",
     trials: int = 2,
 ) -> None:
-    """Check every law of `PENALTY_LAWS`; arguments as in `check_region`.
+    """Check every law of a regulariser and its proximal map; arguments as in `check_region`.
+
+    Those of `REGULARISER_LAWS` need a view, `value` and `prox`, and say that `value` is convex; a `Penalty`, whose
+    gauge has a dual norm, obeys all of `PENALTY_LAWS`.
 
     Raises:
-        LawViolation: with the law, the penalty, the number found and the number allowed.
+        TypeError: the subject lacks view, value or prox.
+        LawViolation: with the law, the regulariser, the number found and the number allowed.
     """
-    unit = Ball(subject.gauge, subject.view, 1.0)
-    case = of(unit, shapes, dtype=dtype, seed=seed, batch=batch, device=device, trials=trials)
+    if not isinstance(subject, Regulariser):
+        raise TypeError(f"subject must be a Regulariser, with view, value and prox, found {subject!r}")
+    gauge = subject.gauge if isinstance(subject, Penalty) else TopK(1)
+    case = of(Ball(gauge, subject.view, 1.0), shapes, dtype=dtype, seed=seed, batch=batch, device=device, trials=trials)
+    if not isinstance(subject, Penalty):
+        for general in REGULARISER_LAWS:
+            general(case, subject)
+        return
     for law in PENALTY_LAWS:
         law(case, subject)
