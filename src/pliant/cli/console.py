@@ -12,8 +12,8 @@ _WIDE = 400
 
 def console() -> Console:
     """Return a console on the standard output of this moment; into files and pipes lines are not wrapped."""
-    here = Console(highlight=False)
-    return here if here.is_terminal else Console(highlight=False, width=_WIDE)
+    here = Console(highlight=False, emoji=False)  # mine:M: is a name
+    return here if here.is_terminal else Console(highlight=False, emoji=False, width=_WIDE)
 
 
 def suggested(*words: object) -> str:

@@ -33,7 +33,7 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
         except USER_ERRORS as error:
             if os.environ.get(DEBUG):
                 raise
-            console = Console(stderr=True)
+            console = Console(stderr=True, emoji=False)
             console.print(f"[bold red]Error:[/] {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
             raise typer.Exit(USER_ERROR) from None
         except RankError:  # the rank that failed says why
