@@ -26,7 +26,7 @@ from pliant.compress.low_rank import LowRank
 from pliant.compress.ranks import Energy, EqualError, EqualFraction, RankRule, SquaredEnergy
 from pliant.compress.reconstruct import reconstruct
 from pliant.compress.report import CompressionReport, LayerChange
-from pliant.compress.scores import L1, L2, Folded, Given, GroupNorm, Score
+from pliant.compress.scores import L1, L2, Channels, Folded, Given, GroupNorm, Score
 from pliant.compress.store import load, read_cut, save
 from pliant.compress.sweep import Row, sweep
 from pliant.compress.tensor_file import StoreError
@@ -45,6 +45,7 @@ __all__ = [
     "BudgetError",
     "BudgetRecord",
     "ByFraction",
+    "Channels",
     "Compressed",
     "CompressionReport",
     "Compressor",
