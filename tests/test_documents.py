@@ -23,7 +23,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {"__name__": "page"}
+    scope: dict[str, object] = {"__name__": "mine"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), scope)  # noqa: S102  (our own pages)
 

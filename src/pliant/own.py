@@ -1,13 +1,15 @@
-"""Functions of the user's own, named by their import path, and the arguments that they are called with."""
+"""Functions and classes of the user's own by their import path, and the arguments that functions are called with."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
 
 
 def imported(name: str) -> Callable[..., Any]:
@@ -19,20 +21,31 @@ def imported(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: if it cannot be imported, or is nothing that can be called.
     """
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ValueError(f"name must have the form 'package.module:function', found {name!r}")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        own = f"{module_name}.".startswith(f"{error.name}.")  # not something that the module itself lacks
-        hint = "; install it, or name its folder in PYTHONPATH" if own else ""
-        raise ValueError(f"{name}: cannot import {module_name!r} ({error}){hint}") from error
-    function = getattr(module, attribute, None)
+    function = _found(name, "function")
     if not callable(function):
-        raise ValueError(f"{name}: {module_name!r} has no function {attribute!r}")
+        raise ValueError(f"{name}: {_lacking(name, 'function')}")
     checked: Callable[..., Any] = function
     return checked
+
+
+def imported_class(name: str, base: type[T]) -> type[T]:
+    """Import a class of the user's own.
+
+    Args:
+        name: "package.module:Class".
+        base: what it must derive from.
+
+    Raises:
+        ValueError: if it cannot be imported, is no such class, or lacks methods that the base asks for.
+    """
+    found = _found(name, "Class")
+    if not isinstance(found, type):
+        raise ValueError(f"{name}: {_lacking(name, 'class')}")
+    if not issubclass(found, base):
+        raise ValueError(f"{name}: must be a subclass of {base.__name__} ({base.__module__})")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise ValueError(f"{name}: {base.__name__} asks for {', '.join(missing)} as well: define what is missing")
+    return found
 
 
 def called(
@@ -62,6 +75,30 @@ def needs(function: Callable[..., object]) -> list[str]:
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(function).parameters
     return [key for key, p in parameters.items() if p.default is p.empty and p.kind not in variable]
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a name has the form "package.module:name"."""
+    module, _, attribute = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), attribute))
+
+
+def _found(name: str, kind: str) -> object:
+    if not is_path(name):
+        raise ValueError(f"name must have the form 'package.module:{kind}', found {name!r}")
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        own = f"{module_name}.".startswith(f"{error.name}.")  # not something that the module itself lacks
+        hint = "; install it, or name its folder in PYTHONPATH" if own else ""
+        raise ValueError(f"{name}: cannot import {module_name!r} ({error}){hint}") from error
+    return getattr(module, attribute, None)
+
+
+def _lacking(name: str, kind: str) -> str:
+    module_name, _, attribute = name.partition(":")
+    return f"{module_name!r} has no {kind} {attribute!r}"
 
 
 def _accepted(

@@ -33,8 +33,8 @@ def test_its_links_lead_to_headings_that_are_there_once():
 def page(tmp_path, monkeypatch):
     """A folder with what the page says to write there, as the place where commands run."""
     for language, name in (("yaml", "tiny.yaml"), ("python", "mine.py")):
-        (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        (tmp_path / name).write_text(text)
+        parts = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        (tmp_path / name).write_text("\n\n".join(parts))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
@@ -61,6 +61,15 @@ def test_its_data_and_model_of_ones_own_learn(page):
     data = "data={name: 'mine:load', args: {noise: 2.0}}"
     recipe = Recipe.from_yaml(page / "tiny.yaml", [data, "model={name: 'mine:make', args: {width: 16}}"])
     assert next(build_model(recipe, load_data(recipe, CPU).dataset, CPU).parameters()).shape[0] == 16
+
+
+def test_its_method_and_compressor_of_ones_own_learn_and_cut(page):
+    pliant("train", "tiny.yaml", "-o", "name=adamw", "-o", "method={type: 'mine:AdamW', lr: 0.01}")
+    pliant("sweep", "runs/adamw", "--compressor", "mine:by_variance")
+    assert read_rows(page / "runs" / "adamw" / "metrics.jsonl", MetricsRow)[-1].eval_accuracy > 0.9
+    whole, half = read_rows(page / "runs" / "adamw" / "sweep.jsonl", SweepRow)
+    assert (whole.compressor, half.fraction) == ("mine:by_variance", 0.5)
+    assert half.parameters < whole.parameters
 
 
 def test_every_key_of_a_recipe_with_its_default_is_in_it():

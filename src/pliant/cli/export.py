@@ -19,6 +19,7 @@ from pliant.export import ExportCheck, to_onnx, to_torch_export
 from pliant.models.blueprint import FILE as BLUEPRINT_FILE
 from pliant.models.blueprint import check_size, read_blueprint
 from pliant.own import imported
+from pliant.training.own_compressor import own_compressor
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ def export(
             help="Makes the uncut model; only if it is your own. Another one than model.json names is refused.",
         ),
     ] = None,
+    compressor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:NAME", help="Made the cut; only if it is your own. Its module is imported."
+        ),
+    ] = None,
     shape: Annotated[
         str | None,
         typer.Option("--input", metavar="1x3x32x32", help="Of an example; only for folders without model.json."),
@@ -68,6 +75,8 @@ def export(
     path = folder / chosen.file if output is None else output
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; --overwrite replaces it")
+    if compressor is not None:
+        own_compressor(compressor)  # whose import makes the classes that the cut names known
     loaded, example = _load(folder, model, shape)
     check = chosen.write(loaded, example, path, dynamic_batch=not fixed_batch)
     console().print(f"[green]Done[/]: {escape(str(check))}", soft_wrap=True)

@@ -17,7 +17,8 @@ from pliant.training.methods import METHODS
 from pliant.training.methods.step_rules import Step
 from pliant.training.methods.treatments import BALLS
 from pliant.training.presets import PRESETS
-from pliant.training.recipe_sweep import CompressorSpec
+from pliant.training.recipe_section import by_type
+from pliant.training.recipe_sweep import BuiltInCompressorSpec
 
 PLANS: dict[str, Callable[..., Any]] = {
     "filters": Plan.for_filters,  # with coupled: true, all that filter pruning removes with a channel is one atom
@@ -34,11 +35,11 @@ def list_names() -> None:
     for title, names in (
         ("Data sets (data.name, or package.module:function)", DATASETS),
         ("Models (model.name, or package.module:function)", MODELS),
-        ("Methods (method.type)", METHODS),
+        ("Methods (method.type, or package.module:Class)", METHODS),
         ("Plans (method.plan)", PLANS),
         ("Balls (norms and rest of type ball)", BALLS),
-        ("Compressors (sweep.compressors)", _by_type(CompressorSpec)),
-        ("Step rules (method.step)", _by_type(Step)),
+        ("Compressors (sweep.compressors, or package.module:name)", by_type(BuiltInCompressorSpec)),
+        ("Step rules (method.step)", by_type(get_args(Step)[0])),
     ):
         out.print(_table(title, {name: _first_line(thing) for name, thing in names.items()}))
     out.print(_table("Presets (pliant train --preset)", PRESETS))
@@ -53,8 +54,3 @@ def _table(title: str, names: Mapping[str, str]) -> Table:
 
 def _first_line(thing: Callable[..., Any]) -> str:
     return next(iter((inspect.getdoc(thing) or "").splitlines()), "")
-
-
-def _by_type(union: Any) -> dict[str, Any]:  # noqa: ANN401  (an annotated union of sections of a recipe)
-    sections = get_args(get_args(union)[0])
-    return {get_args(section.model_fields["type"].annotation)[0]: section for section in sections}

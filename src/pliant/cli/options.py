@@ -13,7 +13,7 @@ _SLACK = 1e-9
 
 COMPRESSOR_NAMES = (
     "filters, low-rank, tensor-train, both, unstructured; filters:reconstruction, both:reconstruction, both:closest; "
-    "with :spatial behind low-rank or both, ranks make k x 1 and 1 x k of convolutions."
+    "with :spatial behind low-rank or both, ranks make k x 1 and 1 x k of convolutions; package.module:name: your own."
 )
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", metavar="FOLDER", help="Where the data is; also PLIANT_DATA, data.root.")

@@ -21,7 +21,8 @@ class Compressor(ABC):
     """A way to cut models. No method changes the model it is given, nor shares a tensor with it.
 
     To write one: a frozen dataclass with these three methods, decorated with `pliant.spec.register`;
-    `pliant.testing.check_compressor` then checks the laws.
+    `pliant.testing.check_compressor` then checks the laws. What it needs comes by `from pliant.compress import Cut,
+    CutError`; the attribute `pliant.compress`, and with it `import pliant.compress as pc`, is the function.
     """
 
     @abstractmethod
@@ -68,7 +69,8 @@ def compressor_of(cut: Cut) -> Compressor:
     try:
         compressor = from_spec({**cut.options, "type": cut.compressor})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CutError(f"the cut's compressor {cut.compressor!r} cannot be rebuilt: {error}") from error
+        hint = "a class of your own is known once its module is imported (pliant export --compressor)"
+        raise CutError(f"the cut's compressor {cut.compressor!r} cannot be rebuilt: {error}; {hint}") from error
     if not isinstance(compressor, Compressor):
         raise CutError(f"{cut.compressor!r} is no compressor")
     return compressor

@@ -25,11 +25,14 @@ from pliant.compress import (
     UnstructuredPruning,
 )
 from pliant.tensor_train import Paired, Separate
+from pliant.training.own_compressor import own_compressor
 from pliant.training.recipe_sweep import (
     BothSpec,
+    BuiltInCompressorSpec,
     CompressorSpec,
     FilterSpec,
     LowRankSpec,
+    OwnCompressorSpec,
     TensorTrainSpec,
     is_measured,
     is_searched,
@@ -69,6 +72,8 @@ def build_compressor(spec: CompressorSpec, measure: Measure | None = None) -> Co
     Raises:
         ValueError: if that is needed and missing.
     """
+    if isinstance(spec, OwnCompressorSpec):
+        return own_compressor(spec.type)
     if isinstance(spec, BothSpec):
         return Both(_filters(spec, measure), _low_rank(spec), spec.split)
     if isinstance(spec, LowRankSpec):
@@ -105,7 +110,7 @@ def _low_rank(spec: LowRankSpec | BothSpec) -> LowRank:
     return LowRank(**_ignored(spec), **_named("rule", spec.rule, RULES), **_named("scheme", spec.scheme, SCHEMES))
 
 
-def _ignored(spec: CompressorSpec) -> dict[str, Any]:
+def _ignored(spec: BuiltInCompressorSpec) -> dict[str, Any]:
     return {"ignore": tuple(spec.ignore)} if spec.ignore else {}
 
 

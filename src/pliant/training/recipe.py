@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pliant.data import NAMES as DATASETS
 from pliant.models import NAMES as MODELS
-from pliant.training.methods import Method
+from pliant.training.methods import AnyMethod
 from pliant.training.methods.section import check_fit
 from pliant.training.presets import PRESET, PRESETS, with_preset
 from pliant.training.recipe_file import dump, from_mapping, overridden, read_mapping
@@ -99,7 +99,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
-    method: Method
+    method: AnyMethod
     sweep: SweepSection = SweepSection()
     probe: ProbeSection | None = None
     tune: TuneSection | None = None

@@ -12,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pliant.training import safe_yaml
+from pliant.training.own_section import OrOwn, is_own
+from pliant.training.recipe_section import Section
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -114,7 +116,9 @@ def _describe(model: type[BaseModel], error: dict[str, Any]) -> str:
         return f"{where}: no such key; {_allowed(keys[-1], [name for m in options for name in m.model_fields])}"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         tags = ", ".join(dict.fromkeys(tag for m in options for tag in _tags(m)))
-        return f"{where}.type: must be one of {tags}, found {found.get('type') if isinstance(found, dict) else found!r}"
+        own = ", or 'package.module:name'" if any(map(_is_open, options)) else ""
+        text = repr(found.get("type") if isinstance(found, dict) else found)
+        return f"{where}.type: must be one of {tags}{own}, found {text}"
     if kind in {"model_type", "dict_type", "model_attributes_type"}:
         return f"{where}: must be a mapping, found {found!r}"
     if kind == "missing":
@@ -135,8 +139,8 @@ def _walk(model: type[BaseModel], loc: Sequence[Any]) -> tuple[list[Any], list[t
     keys: list[Any] = []
     here, several = [model], False
     for part in loc:
-        tagged = [m for m in here if part in _tags(m)]
-        if several and tagged:
+        tagged = _tagged(here, part) if several else []
+        if tagged:
             here, several = tagged, False
             continue
         keys.append(part)
@@ -145,6 +149,18 @@ def _walk(model: type[BaseModel], loc: Sequence[Any]) -> tuple[list[Any], list[t
             here = [found for annotation in fields for found in _models_in(annotation)]
             several = bool(here) and "type" in here[0].model_fields
     return keys, here
+
+
+def _tagged(models: Sequence[type[BaseModel]], tag: object) -> list[type[BaseModel]]:
+    """Return the sections that a union's tag stands for; the path of one of the user's own is its class."""
+    if not is_own(tag):
+        return [m for m in models if tag in _tags(m)]
+    return [OrOwn(m).section(str(tag)) for m in models if _is_open(m) and issubclass(m, Section)]
+
+
+def _is_open(model: type[BaseModel]) -> bool:
+    """Tell whether a section stands for those of the user's own: its type is any text."""
+    return "type" in model.model_fields and model.model_fields["type"].annotation is str
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

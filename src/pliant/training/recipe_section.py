@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -13,6 +13,11 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, types are not coerced, nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def by_type(union: Any) -> dict[str, type[Section]]:  # noqa: ANN401  (a union of sections)
+    """Return the sections of a union by the names that their `type` has in recipes."""
+    return {get_args(section.model_fields["type"].annotation)[0]: section for section in get_args(union)}
 
 
 def _check_k(k: float) -> float:

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pliant.training.recipe_section import Section, Share
+from pliant.own import is_path
+from pliant.training.own_compressor import own_compressor
+from pliant.training.own_section import OrOwn
+from pliant.training.recipe_section import Section, Share, by_type
 
 
 class FilterSpec(Section):
@@ -70,10 +73,26 @@ class UnstructuredSpec(Section):
     ignore: list[str] = Field(default_factory=list)
 
 
+def _makes_a_compressor(name: str) -> str:
+    own_compressor(name)
+    return name
+
+
+class OwnCompressorSpec(Section):
+    """A compressor of the user's own: what the import path names makes it, called without arguments."""
+
+    type: Annotated[str, AfterValidator(_makes_a_compressor)]
+
+
+BuiltInCompressorSpec = FilterSpec | LowRankSpec | TensorTrainSpec | BothSpec | UnstructuredSpec
+
+
 def _from_name(value: Any) -> Any:  # noqa: ANN401  (whatever the file holds; pydantic judges it)
     if not isinstance(value, str):
         return value
     name, *words = value.split(":")
+    if words and name not in by_type(BuiltInCompressorSpec) and is_path(value):
+        return {"type": value}
     given = {"type": name}
     for word in words:
         added = _meaning(name, word)
@@ -142,8 +161,7 @@ def _computed(spec: CompressorSpec) -> CompressorSpec:
 
 
 CompressorSpec = Annotated[
-    Annotated[FilterSpec | LowRankSpec | TensorTrainSpec | BothSpec | UnstructuredSpec, Field(discriminator="type")],
-    BeforeValidator(_from_name),
+    BuiltInCompressorSpec | OwnCompressorSpec, OrOwn(OwnCompressorSpec), BeforeValidator(_from_name)
 ]
 TrainingCompressorSpec = Annotated[CompressorSpec, AfterValidator(_computed)]
 
@@ -166,7 +184,8 @@ class ProbeSection(Section):
 class SweepSection(Section):
     """Compressors, fractions removed, and images for repairs after the cut.
 
-    A compressor is a name, a name and a score as in `filters:l2`, or a mapping with options. `fractions` are of the
+    A compressor is a name, a name and a score as in `filters:l2`, or a mapping with options; or, for one of your own,
+    `package.module:name`, a class or a function that makes it without arguments. `fractions` are of the
     atoms, `macs` of the multiply-accumulates: to those all compressors but unstructured are cut besides, each layer as
     the budget shares it out. `calibrate` is the number of training images for the recalibration of BatchNorm,
     `reconstruct` that for the reconstruction of layers by least squares; 0 is for none.

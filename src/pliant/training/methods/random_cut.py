@@ -17,6 +17,7 @@ from pliant.training.methods.section import OptimizerSection, Scene
 from pliant.training.methods.sfw import SFWMethod
 from pliant.training.methods.sgd import SGDMethod
 from pliant.training.methods.spectral_decay import SpectralDecayMethod
+from pliant.training.own_section import OrOwn
 from pliant.training.recipe_section import Share
 from pliant.training.recipe_sweep import TrainingCompressorSpec
 
@@ -30,7 +31,9 @@ class RandomCutMethod(OptimizerSection):
     """
 
     type: Literal["random-cut"]
-    inner: Annotated[SGDMethod | SFWMethod | PenalisedMethod | SpectralDecayMethod, Field(discriminator="type")]
+    inner: Annotated[
+        SGDMethod | SFWMethod | PenalisedMethod | SpectralDecayMethod | OptimizerSection, OrOwn(OptimizerSection)
+    ]
     compressors: Annotated[list[TrainingCompressorSpec], Field(min_length=1)]
     fractions: list[Share] = Field(default_factory=lambda: [0.0, 0.3, 0.5, 0.7], min_length=1)
     start: Share = 0.0

@@ -44,8 +44,9 @@ class Scene:
 class MethodSection(Section):
     """The `method` section of a recipe.
 
-    A new method is a final subclass in a file of its own, with a field ``type: Literal["its-name"]``, and one more
-    member of the union in `pliant.training.methods`.
+    A method of this package is a final subclass in a file of its own, with a field ``type: Literal["its-name"]``, and
+    one more member of the union in `pliant.training.methods`. One outside derives from `OptimizerSection` and leaves
+    ``type`` as it is here: recipes say ``type: "package.module:Class"``.
     """
 
     type: str

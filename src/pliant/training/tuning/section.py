@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from pliant.training.own_compressor import own_compressor
 from pliant.training.recipe_section import Section, Share
 from pliant.training.tuning.space import Space
 
+_COMPRESSORS = ("filters", "low-rank", "both", "unstructured")
+
+
+def _compressor(name: str) -> str:
+    if ":" in name:
+        own_compressor(name)
+    elif name not in _COMPRESSORS:
+        raise ValueError(f"must be one of {', '.join(_COMPRESSORS)}, or 'package.module:name', found {name!r}")
+    return name
+
+
 Fractions = Annotated[list[Share], Field(min_length=1)]
-Judge = Annotated[dict[Literal["filters", "low-rank", "both", "unstructured"], Fractions], Field(min_length=1)]
+Judge = Annotated[dict[Annotated[str, AfterValidator(_compressor)], Fractions], Field(min_length=1)]
 Overrides = dict[str, Any]
 
 
