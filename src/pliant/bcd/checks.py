@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pliant.bcd.chain import Chain
 from pliant.bcd.errors import BCDError
-from pliant.sets import Point, SetError, WeightSet
+from pliant.sets import Point, WeightSet
+from pliant.sets.naming import naming
 
 
 def by_block(chain: Chain, sets: Mapping[str, WeightSet]) -> dict[int, WeightSet]:
@@ -29,13 +30,11 @@ def first_point(chain: Chain, index: int, weight_set: WeightSet) -> Point:
     """Return the copy that a layer starts with: the projection of its weight.
 
     Raises:
-        SetError: if the set does not fit; the message names the layer.
+        SetError, TrainError: if the set does not fit; the message names the layer.
     """
     block = chain.blocks[index]
-    try:
+    with naming(block.name):
         return weight_set.project(block.weight)
-    except SetError as error:
-        raise SetError(f"{block.name}: {error}") from error
 
 
 def check_samples(chain: Chain, x: Tensor, y: Tensor) -> None:

@@ -19,11 +19,16 @@ def in_format_of(x: Tensor, like: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def replace(model: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
-    """Put modules in the places of others, in place."""
+def replace(model: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> nn.Module:
+    """Put modules in the places of others, in place; return the model, or what takes its own place, that of name ""."""
+    root = model
     for name, module in zip(names, modules, strict=True):
+        if not name:
+            root = module
+            continue
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         setattr(parent, child, module)
         if isinstance(parent, nn.TransformerEncoderLayer):
             fit_fused_path(parent)
+    return root

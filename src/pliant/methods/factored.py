@@ -39,8 +39,7 @@ class Factored(ModuleChange):
         """Return a copy with plain layers in the place of factors."""
         copied = copy.deepcopy(model)
         names = [name for name, module in copied.named_modules() if isinstance(module, Factors)]
-        replace(copied, names, [merged(copied.get_submodule(name)) for name in names])
-        return copied
+        return replace(copied, names, [merged(copied.get_submodule(name)) for name in names])
 
 
 def merged(factors: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from pliant.tensor_train.form import Form
 from pliant.tensor_train.layers import TTConv2d, TTLinear
 from pliant.tensor_train.modes import MatrixModes, Modes, RowMajor
 from pliant.tensor_train.readings import Paired, Reading, Reshaped, Separate
-from pliant.tensor_train.substitute import as_train, blank_train
+from pliant.tensor_train.substitute import as_train, blank_train, check_layer
 from pliant.tensor_train.train import Cores, admissible, contract, decompose, entries, full_ranks, spectra
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "as_train",
     "blank_train",
     "cheapest",
+    "check_layer",
     "contract",
     "decompose",
     "entries",

@@ -14,25 +14,40 @@ from pliant.tensor_train.modes import Modes
 from pliant.tensor_train.train import Cores
 
 
+def check_layer(layer: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return a layer that a train can stand for.
+
+    Raises:
+        TrainError: if it is neither `nn.Linear` nor `nn.Conv2d` of one group, or its weight is no parameter of its own.
+    """
+    if not isinstance(layer, nn.Linear) and not (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+        raise TrainError(f"a tensor train stands for nn.Linear or nn.Conv2d of one group, found {layer}")
+    if "weight" not in dict(layer.named_parameters(recurse=False)):
+        raise TrainError(
+            "a tensor train stands for a weight that is a plain parameter, found one that is computed before each "
+            "call (parametrised, weight-normed or pruned): make it a parameter first"
+        )
+    return layer
+
+
 def blank_train(layer: nn.Module, form: Form) -> TTLinear | TTConv2d:
     """Return a layer of a form in the place of a plain one, without values, on the meta device.
 
     Raises:
-        TrainError: if it is neither `nn.Linear` nor `nn.Conv2d` of one group.
+        TrainError: as `check_layer`.
     """
-    if isinstance(layer, nn.Linear):
-        return TTLinear(form, bias=layer.bias is not None, device="meta", dtype=layer.weight.dtype)
-    if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
-        raise TrainError(f"a tensor train stands for nn.Linear or nn.Conv2d of one group, found {layer}")
+    plain = check_layer(layer)
+    if isinstance(plain, nn.Linear):
+        return TTLinear(form, bias=plain.bias is not None, device="meta", dtype=plain.weight.dtype)
     return TTConv2d(
         form,
-        stride=pair(layer.stride),
-        padding=layer.padding if isinstance(layer.padding, str) else pair(layer.padding),
-        dilation=pair(layer.dilation),
-        padding_mode=layer.padding_mode,
-        bias=layer.bias is not None,
+        stride=pair(plain.stride),
+        padding=plain.padding if isinstance(plain.padding, str) else pair(plain.padding),
+        dilation=pair(plain.dilation),
+        padding_mode=plain.padding_mode,
+        bias=plain.bias is not None,
         device="meta",
-        dtype=layer.weight.dtype,
+        dtype=plain.weight.dtype,
     )
 
 
@@ -49,7 +64,7 @@ def as_train(layer: nn.Module, modes: Modes, cores: Sequence[Tensor]) -> TTLinea
     Raises:
         TrainError: if the layer is another, or the cores do not fit it.
     """
-    weight, biases = layer.get_parameter("weight"), dict(layer.named_parameters(recurse=False))
+    weight, biases = check_layer(layer).weight, dict(layer.named_parameters(recurse=False))
     form = Form(tuple(weight.shape), modes, tuple(core.shape[2] for core in cores[:-1]))
     made = blank_train(layer, form)
     if [tuple(core.shape) for core in cores] != form.cores:
