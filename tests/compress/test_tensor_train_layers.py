@@ -256,3 +256,31 @@ def test_directions_agree_for_every_place_of_the_window():
         train = as_train(layer, modes, cores)
         for train.contraction in (FromInputs(), FromOutputs()):
             torch.testing.assert_close(train(x), train.dense()(x), rtol=0, atol=1e-10)
+
+
+def _small_layers():
+    window = Form((16, 8, 3, 3), Separate().modes((16, 8, 3, 3)), (4, 4))
+    return TTLinear(Form((48, 64), Paired(2).modes((48, 64)), (8,))), TTConv2d(window, padding=1)
+
+
+@pytest.mark.parametrize("way", [FromInputs(), FromOutputs(), Whole()], ids=["inputs", "outputs", "whole"])
+def test_a_batch_of_nothing_gives_nothing(way):
+    for layer, shape in zip(_small_layers(), ((0, 64), (0, 8, 5, 5)), strict=True):
+        layer.contraction = way
+        x = torch.randn(shape)
+        assert layer(x).shape == layer.dense()(x).shape
+
+
+def test_outputs_under_autocast_have_the_dtype_that_those_of_plain_layers_have():
+    for layer, shape in zip(_small_layers(), ((4, 64), (4, 8, 5, 5)), strict=True):
+        x = torch.randn(shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == layer.dense()(x).dtype == torch.bfloat16
+
+
+def test_an_input_of_another_width_is_refused_with_both_widths():
+    linear, convolution = _small_layers()
+    with pytest.raises(TrainError, match=r"\(\*, 64\), .* found \(2, 128\)"):
+        linear(torch.randn(2, 128))
+    with pytest.raises(TrainError, match=r"\(\*, 8, \*, \*\), .* found \(2, 4, 5, 5\)"):
+        convolution(torch.randn(2, 4, 5, 5))

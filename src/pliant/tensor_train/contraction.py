@@ -76,15 +76,16 @@ class FromInputs(Contraction):
         return total
 
     def run(self, form: Form, cores: Cores, x: Tensor, apply: Apply) -> Tensor:
-        state, space, made = x.reshape(*x.shape[:2], -1), tuple(x.shape[2:]), 1
+        state, space, left, made = _positions_last(x), tuple(x.shape[2:]), x.shape[1], 1
         for step, core in zip(reversed(_steps(form)), reversed(cores), strict=True):
             if step.window:
                 weight = core.permute(0, 2, 1).unflatten(2, form.shape[2:])
-                state = state.reshape(-1, step.after, made * math.prod(space))
+                state = state.reshape(x.shape[0] * left, step.after, made * math.prod(space))
                 state, space = _over_window(state.unflatten(-1, (made, *space)), weight, apply)
             else:
+                left //= step.columns
                 matrix = core.reshape(step.before * step.rows, step.columns * step.after)
-                state = _mix(matrix, state.reshape(-1, matrix.shape[1], made * math.prod(space)))
+                state = _mix(matrix, state.reshape(x.shape[0] * left, matrix.shape[1], made * math.prod(space)))
                 made *= step.rows
         return state.reshape(x.shape[0], form.padded[0], *space)
 
@@ -103,17 +104,18 @@ class FromOutputs(Contraction):
         return total
 
     def run(self, form: Form, cores: Cores, x: Tensor, apply: Apply) -> Tensor:
-        state, space, left = x.reshape(*x.shape[:2], -1), tuple(x.shape[2:]), x.shape[1]
+        state, space, left, made = _positions_last(x), tuple(x.shape[2:]), x.shape[1], 1
         for step, core in zip(_steps(form), cores, strict=True):
             if step.window:
                 weight = core.permute(2, 0, 1).unflatten(2, form.shape[2:])
-                state = state.reshape(-1, step.before, left * math.prod(space))
+                state = state.reshape(x.shape[0] * made, step.before, left * math.prod(space))
                 state, space = _over_window(state.unflatten(-1, (left, *space)), weight, apply)
             else:
                 left //= step.columns
                 split = core.reshape(step.before, step.rows, step.columns, step.after)
                 matrix = split.permute(1, 3, 0, 2).reshape(step.rows * step.after, step.before * step.columns)
-                state = _mix(matrix, state.reshape(-1, matrix.shape[1], left * math.prod(space)))
+                state = _mix(matrix, state.reshape(x.shape[0] * made, matrix.shape[1], left * math.prod(space)))
+                made *= step.rows
         return state.reshape(x.shape[0], form.padded[0], *space)
 
 
@@ -156,6 +158,11 @@ def _steps(form: Form) -> Sequence[_Step]:
         _Step(a, rows, columns, b, n if modes.windowed and place == modes.place else 0)
         for place, ((a, n, b), (rows, columns)) in enumerate(zip(form.cores, sizes, strict=True))
     ]
+
+
+def _positions_last(x: Tensor) -> Tensor:
+    """Return x of shape (batch, in, *positions) as (batch, in, positions), whose number is told: there may be none."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def _mix(matrix: Tensor, state: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pliant.tensor_train.contraction import cheapest
+from pliant.tensor_train.errors import TrainError
 from pliant.tensor_train.form import Form
 from pliant.tensor_train.train import contract
 
@@ -63,13 +64,17 @@ class TTLinear(nn.Module):
 
         Returns:
             shape (*, out).
+
+        Raises:
+            TrainError: if the input has another width.
         """
         if x.is_nested:  # as nn.TransformerEncoder makes it of padded sequences
             return torch.nested.as_nested_tensor([self(sample) for sample in x.unbind()])
+        _check_inputs(x, -1, self.in_features)
         flat = F.pad(x.reshape(-1, self.in_features), (0, self.form.padded[1] - self.in_features))
         made = self.contraction.run(self.form, tuple(self.cores), flat, F.linear)
         y = made[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # under autocast the product is in 16 bits
 
     @property
     def weight(self) -> Tensor:
@@ -159,10 +164,14 @@ class TTConv2d(nn.Module):
 
         Returns:
             shape (batch, out, height', width'), or without the batch.
+
+        Raises:
+            TrainError: if the input has another number of channels.
         """
+        _check_inputs(x, -3, self.in_channels)
         batch = x if x.ndim == 4 else x[None]
         y = self._run(F.pad(batch, (0, 0, 0, 0, 0, self.form.padded[1] - self.in_channels)))[:, : self.out_channels]
-        y = y if self.bias is None else y + self.bias[:, None, None]
+        y = y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
         return y if x.ndim == 4 else y[0]
 
     def _run(self, x: Tensor) -> Tensor:
@@ -230,6 +239,12 @@ def _refuse_script() -> NoReturn:
         "torch.jit.script cannot compile tensor-train layers, whose way through the cores is chosen by their sizes: "
         "use torch.jit.trace or pliant.export, or put layer.dense() in their places"
     )
+
+
+def _check_inputs(x: Tensor, dim: int, expected: int) -> None:
+    if x.ndim < -dim or x.shape[dim] != expected:
+        wanted = ", ".join(("*", str(expected), *["*"] * (-dim - 1)))
+        raise TrainError(f"the input must have the shape ({wanted}), as the weight has it, found {tuple(x.shape)}")
 
 
 def _cores(form: Form, device: Device, dtype: torch.dtype | None) -> nn.ParameterList:
