@@ -297,6 +297,43 @@ def test_scores_agree_with_their_slow_twins(score):
     assert _scored(score, model, example, "4") == tuple(sorted(best))
 
 
+def _silence(model, layer, norm, atoms):
+    """Set filters to zero, and make what is behind them loud."""
+    with torch.no_grad():
+        model.get_submodule(layer).weight[atoms] = 0.0
+        model.get_submodule(norm).weight[atoms] = 9.0
+        model.get_submodule(norm).bias[atoms] = 9.0
+
+
+@pytest.mark.parametrize("score", [L1(), L2(), GroupNorm(), Folded()])
+def test_filters_that_are_exactly_zero_are_what_a_cut_of_their_number_removes(score):
+    model, example = build("plain")
+    zero = {"0": [2, 5], "4": [1, 4, 7]}
+    _silence(model, "0", "1", zero["0"])
+    _silence(model, "4", "5", zero["4"])
+    atoms = FilterPruning(score).select(model, 0.1, example=example).atoms
+    left = {name: tuple(i for i in range(n) if i not in zero.get(name, ())) for name, n in atoms.items()}
+    everywhere = FilterPruning(score, Global()).select(model, 5 / sum(atoms.values()), example=example)
+    assert dict(everywhere.kept) == left
+    assert FilterPruning(score).select(model, 3 / 12, example=example).kept["4"] == left["4"]
+
+
+def test_a_filter_of_zeros_behind_a_norm_of_its_input_goes_first_too():
+    model = Net(nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.ReLU()))
+    _silence(model, "first", "between.0", [3])
+    assert 3 not in _scored(Folded(), model, torch.randn(2, 3, 8, 8), "first", 1 / 8)
+
+
+def test_channels_that_meet_go_first_only_where_all_their_filters_are_zero():
+    model, example = build("residual")
+    _silence(model, "conv2", "bn2", [3])
+    with torch.no_grad():
+        model.stem.weight[3] = 9.0
+    assert 3 in _scored(GroupNorm(), model, example, "stem", 0.75)
+    _silence(model, "stem", "bn", [3])
+    assert 3 not in _scored(GroupNorm(), model, example, "stem", 1 / 8)
+
+
 def test_folded_sees_what_the_norm_does_and_the_plain_norms_do_not():
     model, example = build("plain")
     with torch.no_grad():

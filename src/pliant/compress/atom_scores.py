@@ -24,6 +24,9 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
     The channels of every layer that produces them are scored, in units of the root mean square of the layer, and added
     up over the atom with the power of the score. Columns that read the channels do not count.
 
+    An atom whose filters are exactly zero, in all these layers, scores zero, whatever scales, shifts and biases behind
+    them are: it carries a constant and nothing of the input.
+
     Args:
         model: the model.
         group: whose atoms.
@@ -42,12 +45,14 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
     for layer, member in first.items():
         no_filters = tensors[member.tensor].detach().new_zeros(member.size, 0)
         parts.append((member, _with_norm(model, tensors, layer, no_filters)))
+    alive = torch.zeros(group.atoms, dtype=torch.bool)
     for member, channels in parts:
         scores = score.of(channels).double().cpu()
         _check(scores, score, member)
         for atoms, rows in _rows(member, group.atoms):
             totals.index_add_(0, atoms, _relative(scores)[rows] ** score.power)
-    return totals ** (1.0 / score.power)
+            alive[atoms[channels.filters.any(1).cpu()[rows]]] = True
+    return torch.where(alive, totals ** (1.0 / score.power), 0.0)
 
 
 def _check(scores: Tensor, score: Score, member: Member) -> None:

@@ -38,7 +38,10 @@ class Channels:
 
 
 class Score(ABC):
-    """A score per output channel; the atoms of smallest score are removed first."""
+    """A score per output channel; the atoms of smallest score are removed first.
+
+    Whatever the score, an atom of filters that are exactly zero is the first: what is behind them is a constant.
+    """
 
     power: ClassVar[float] = 2.0  # an atom of several channels scores (sum of their scores ** power) ** (1 / power)
 
