@@ -299,3 +299,15 @@ def test_one_atom_and_all_of_them_are_different_sets():
     weight = _weight((4, 3))
     assert torch.equal(SparseSet(1.0).project(weight).dense, weight)
     assert isinstance(SparseSet(1).project(weight), Point)
+
+
+@pytest.mark.parametrize("ranks", [EqualRanks(2), BondRanks((2,)), EntryBudget(0.5)], ids=repr)
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_point_beyond_the_bound_is_no_start(ranks, warm):
+    weight = _weight((12, 10))
+    bounded = TensorTrainSet(ranks, warm=warm)
+    others = TensorTrainSet(EqualRanks(9)), TensorTrainSet(EqualRanks(1), Separate(2, 2)), SparseSet(0.9)
+    for near in (other.project(weight) for other in others):
+        point = bounded.project(weight, near=near)
+        assert sum(factor.numel() for factor in point.factors) <= bounded.size(weight.shape)
+        torch.testing.assert_close(point.dense, bounded.project(weight).dense)

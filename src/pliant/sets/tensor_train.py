@@ -24,7 +24,8 @@ class TensorTrainSet(WeightSet):
     The projection is a sequence of truncated singular value decompositions, followed by `sweeps` passes of alternating
     least squares. Its distance is at most sqrt(m - 1) times the least possible one, m the number of cores; with two
     cores it is exact. Where an earlier point `near` is nearer nevertheless, the result is that point after a pass of
-    alternating least squares. The factors of a point are its cores, of shapes (r_{k-1}, n_k, r_k).
+    alternating least squares; a `near` that is no point of the set is left aside. The factors of a point are its cores,
+    of shapes (r_{k-1}, n_k, r_k).
 
     Args:
         ranks: how the ranks are bounded.
@@ -53,6 +54,7 @@ class TensorTrainSet(WeightSet):
     def project(self, weight: Tensor, near: Point | None = None) -> Point:
         plain, modes = check_weight(weight), self.reading.modes(weight.shape)
         tensor = modes.fold(plain)
+        near = near if near is not None and self._holds(near, modes, plain.numel()) else None
         ranks = self.ranks.choose(tensor, plain.numel(), None if near is None else _ranks(near.factors))
         if near is not None and self.warm and ranks == _ranks(near.factors):
             return self._nearer(weight, near, modes, max(1, self.sweeps))
@@ -63,6 +65,16 @@ class TensorTrainSet(WeightSet):
         if near is None or _distance(point, weight) <= _distance(near, weight):
             return point
         return self._nearer(weight, near, modes, max(1, self.sweeps))
+
+    def _holds(self, point: Point, modes: Modes, dense: int) -> bool:
+        """Tell whether a point is a train of these modes whose ranks the set allows; one of another set may be none."""
+        cores = point.factors
+        if [core.ndim for core in cores] != [3] * len(modes.sizes):
+            return False
+        ranks = _ranks(cores)
+        shapes = [tuple(core.shape) for core in cores]
+        fits = shapes == list(zip((1, *ranks), modes.sizes, (*ranks, 1), strict=True))
+        return fits and self.ranks.allows(ranks, modes.sizes, dense)
 
     def size(self, shape: Sequence[int]) -> int:
         return self.ranks.most(self.reading.modes(shape).sizes, math.prod(shape))

@@ -34,6 +34,16 @@ class TrainRanks(ABC):
         """
 
     @abstractmethod
+    def allows(self, ranks: Sequence[int], sizes: Sequence[int], dense: int) -> bool:
+        """Tell whether trains of these ranks are in the set.
+
+        Args:
+            ranks: (r_1, ..., r_{m-1}).
+            sizes: (n_1, ..., n_m).
+            dense: entries of the weight.
+        """
+
+    @abstractmethod
     def most(self, sizes: Sequence[int], dense: int) -> int:
         """Return the largest number of entries of all cores.
 
@@ -64,6 +74,9 @@ class EqualRanks(TrainRanks):
     def choose(self, tensor: Tensor, dense: int, near: Sequence[int] | None) -> tuple[int, ...]:  # noqa: ARG002  (they are given)
         return admissible(tensor.shape, [self.rank] * (tensor.ndim - 1))
 
+    def allows(self, ranks: Sequence[int], sizes: Sequence[int], dense: int) -> bool:  # noqa: ARG002  (one bound)
+        return max(ranks, default=1) <= self.rank
+
     def most(self, sizes: Sequence[int], dense: int) -> int:  # noqa: ARG002  (as above)
         return entries(sizes, admissible(sizes, [self.rank] * (len(sizes) - 1)))
 
@@ -88,6 +101,9 @@ class BondRanks(TrainRanks):
 
     def choose(self, tensor: Tensor, dense: int, near: Sequence[int] | None) -> tuple[int, ...]:  # noqa: ARG002  (they are given)
         return admissible(tensor.shape, self.ranks)
+
+    def allows(self, ranks: Sequence[int], sizes: Sequence[int], dense: int) -> bool:  # noqa: ARG002  (as above)
+        return all(rank <= bound for rank, bound in zip(ranks, self.ranks, strict=True))
 
     def most(self, sizes: Sequence[int], dense: int) -> int:  # noqa: ARG002  (as above)
         return entries(sizes, admissible(sizes, self.ranks))
@@ -131,6 +147,9 @@ class EntryBudget(TrainRanks):
             raise SetError(f"entries must allow {least:,.0f}, those of a train of ranks 1, found {limit:,}")
         return tuple(fill(problem, problem.smallest, limit))
 
+    def allows(self, ranks: Sequence[int], sizes: Sequence[int], dense: int) -> bool:
+        return entries(sizes, ranks) <= self.limit(dense)
+
     def limit(self, dense: int) -> int:
         """Return the budget as a count."""
         return self.entries if isinstance(self.entries, int) else math.floor(self.entries * dense)
@@ -165,6 +184,9 @@ class EnergyShare(TrainRanks):
             return tuple(near)
         allowed = (1.0 - self.share) / max(1, tensor.ndim - 1)
         return admissible(tensor.shape, [_rank_within(values, allowed) for values in spectra(tensor)])
+
+    def allows(self, ranks: Sequence[int], sizes: Sequence[int], dense: int) -> bool:  # noqa: ARG002  (they are kept)
+        return True
 
     def most(self, sizes: Sequence[int], dense: int) -> int:  # noqa: ARG002  (depends on the tensor alone)
         return entries(sizes, full_ranks(sizes))
