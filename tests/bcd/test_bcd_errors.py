@@ -4,11 +4,12 @@ import pytest
 import torch
 from chains import NETS
 from torch import nn
+from torch.nn.utils import prune
 
 from pliant.bcd import BCDError, BlockCoordinateDescent, ChainError, Course, Geometric, Polish, SingularSystemError
 from pliant.bcd.activations import Rectifier
 from pliant.models import create
-from pliant.sets import EntryBudget, RankSet, SetError, SparseSet, TensorTrainSet
+from pliant.sets import BondRanks, EnergyShare, EntryBudget, EqualRanks, RankSet, SetError, SparseSet, TensorTrainSet
 
 
 class Branch(nn.Module):
@@ -168,3 +169,130 @@ def test_weights_that_are_not_finite_are_named():
         model[3].weight.fill_(torch.nan)
     with pytest.raises(SingularSystemError, match="3: "):
         bcd.sweep(x, y)
+
+
+def _sets_state(one, dtype=torch.float64):
+    net = NETS["perceptron"]
+    x, y = net.data(dtype=dtype)
+    bcd = BlockCoordinateDescent(net.model(dtype), {"0.0": one})
+    bcd.sweep(x, y)
+    return bcd.state_dict()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["now", "before sets were in it"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (TensorTrainSet(EqualRanks(6)), TensorTrainSet(EqualRanks(2))),
+        (TensorTrainSet(BondRanks((6,))), TensorTrainSet(EntryBudget(0.6))),
+        (SparseSet(0.5), TensorTrainSet(EqualRanks(2))),
+        (TensorTrainSet(EqualRanks(2)), SparseSet(0.5)),
+        (SparseSet(0.5), RankSet(1)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_state_of_another_set_is_refused_by_the_layers_name(one, other, told):
+    net = NETS["perceptron"]
+    state = _sets_state(one)
+    if not told:
+        del state["sets"]
+    bcd = BlockCoordinateDescent(net.model(), {"0.0": other})
+    with pytest.raises(BCDError, match=r"^0\.0: the copy"):
+        bcd.load_state_dict(state, *net.data())
+
+
+@pytest.mark.parametrize(
+    "one", [SparseSet(0.5), RankSet(2), TensorTrainSet(EqualRanks(2)), TensorTrainSet(EnergyShare(0.8))]
+)
+def test_a_state_from_before_sets_were_in_it_still_loads(one):
+    net = NETS["perceptron"]
+    state = _sets_state(one)
+    del state["sets"]
+    bcd = BlockCoordinateDescent(net.model(), {"0.0": one})
+    bcd.load_state_dict(state, *net.data())
+    assert all(map(torch.equal, bcd.copies()["0.0"].factors, state["points"]["0.0"][1:]))
+
+
+def test_a_state_of_another_dtype_is_refused():
+    net = NETS["perceptron"]
+    bcd = BlockCoordinateDescent(net.model(), {"0.0": RankSet(1)})
+    with pytest.raises(BCDError, match=r"float64 as the model does, found torch\.float32"):
+        bcd.load_state_dict(_sets_state(RankSet(1), torch.float32), *net.data())
+
+
+@pytest.mark.parametrize("local", ["weight", "bias"])
+def test_layers_that_share_a_parameter_are_refused_by_both_names(local):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    setattr(model[2], local, getattr(model[0], local))
+    with pytest.raises(ChainError, match=f"2: shares its {local} with 0"):
+        BlockCoordinateDescent(model, {})
+
+
+def test_a_pruned_layer_is_refused_as_a_parametrised_one_is():
+    pruned = prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
+    with pytest.raises(ChainError, match="0: its weight is no parameter"):
+        BlockCoordinateDescent(nn.Sequential(pruned, nn.ReLU(), nn.Linear(4, 2)), {})
+
+
+def test_other_labels_and_changed_samples_are_refused():
+    net = NETS["perceptron"]
+    x, y = net.data()
+    bcd = BlockCoordinateDescent(net.model(), {})
+    bcd.sweep(x, y)
+    bcd.sweep(x, y.clone())
+    with pytest.raises(BCDError, match="same labels"):
+        bcd.sweep(x, (y + 1) % 3)
+    y.add_(1).remainder_(3)
+    with pytest.raises(BCDError, match="same labels"):
+        bcd.sweep(x, y)
+    y.sub_(1).remainder_(3)
+    x.mul_(2.0)
+    with pytest.raises(BCDError, match="same samples"):
+        bcd.sweep(x, y)
+
+
+def test_targets_must_be_finite():
+    net = NETS["perceptron"]
+    x, _ = net.data()
+    with pytest.raises(BCDError, match="targets must be finite"):
+        BlockCoordinateDescent(net.model(), {}).start(x, torch.full((9, 3), torch.nan).double())
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "named"),
+    [
+        ("perceptron", (9, 7), r"0\.0: .* \(7,\).* \(7, 6\)"),
+        ("perceptron", (9, 4, 6), r"0\.0: .* needs 1 dimensions a sample, found 2"),
+        ("images", (9, 8, 9), r"0: .* \(8, 9\)"),
+        ("images", (9, 2, 12, 9), r"7: .* \(2, "),
+    ],
+)
+def test_samples_of_another_shape_name_the_layer_that_cannot_read_them(net, shape, named):
+    bcd = BlockCoordinateDescent(NETS[net].model(), {})
+    with pytest.raises(BCDError, match=named):
+        bcd.start(torch.randn(shape).double(), torch.zeros(9, dtype=torch.int64))
+
+
+def test_what_a_run_is_judged_by_is_checked_before_its_first_sweep():
+    net = NETS["perceptron"]
+    x, y = net.data()
+    bcd = BlockCoordinateDescent(net.model(), {})
+    for wrong, named in ((y[:, None], "whole numbers"), (y + 3, "labels must lie"), (y[:4], "as many")):
+        with pytest.raises(BCDError, match=named):
+            bcd.fit(x, y, sweeps=1, evaluate=(x, wrong))
+    assert bcd.done == 0
+    with pytest.raises(BCDError, match="whole numbers"):
+        bcd.accuracy(x, y.double())
+
+
+def test_a_set_of_a_frozen_weight_and_a_chain_that_is_frozen_are_refused():
+    model = NETS["perceptron"].model()
+    model[1].requires_grad_(requires_grad=False)
+    with pytest.raises(BCDError, match="1: its weight is frozen"):
+        BlockCoordinateDescent(model, {"1": RankSet(1)})
+    with pytest.raises(BCDError, match="every layer"):
+        BlockCoordinateDescent(model.requires_grad_(requires_grad=False), {})
+    model[0].requires_grad_()
+    x, y = NETS["perceptron"].data()
+    with pytest.raises(BCDError, match="3: the last layer is frozen"):
+        BlockCoordinateDescent(model, {}).refit(x, y)

@@ -1,5 +1,7 @@
 """Options of a run: schedules, re-synchronisation, refit, polish, the stop, and what a run returns."""
 
+import itertools
+
 import pytest
 import torch
 from chains import NETS
@@ -137,3 +139,50 @@ def test_polish_lowers_the_loss_inside_the_sets(weight_set):
     assert bcd.gap() == 0.0
     for point in bcd.copies().values():
         torch.testing.assert_close(weight_set.project(point.dense, near=point).dense, point.dense)
+
+
+def test_real_targets_are_judged_by_their_loss():
+    net = NETS["perceptron"]
+    x, _ = net.data(30)
+    y = torch.randn(30, 3, dtype=torch.float64)
+    bcd = BlockCoordinateDescent(net.model(), {"0.0": SparseSet(0.5)}, chunk=7)
+    last = bcd.fit(x, y, sweeps=2, evaluate=(x, y))
+    assert (last.accuracy, last.compressed_accuracy) == (None, None)
+    with torch.no_grad():
+        for found, model in ((last.loss, bcd.model), (last.compressed_loss, bcd.compressed())):
+            assert found == pytest.approx(0.5 * float((model(x) - y).square().sum()) / 30)
+
+
+def test_a_polish_needs_no_gradients_around_it():
+    bcd, x, y = started(sets={"0.0": RankSet(2)})
+    with torch.no_grad():
+        bcd.fit(x, y, sweeps=2)
+        before = bcd.model[3].weight.clone()
+        bcd.polish(x, y, Polish())
+    assert not torch.equal(bcd.model[3].weight, before)
+
+
+@pytest.mark.parametrize("frozen", [("weight",), ("bias",), ("weight", "bias")], ids="-".join)
+@pytest.mark.parametrize("place", ["0.0", "3"])
+def test_frozen_parameters_stay_and_the_others_descend(place, frozen):
+    net = NETS["perceptron"]
+    x, y = net.data(40)
+    model = net.model()
+    layer = model.get_submodule(place)
+    for local in frozen:
+        layer.get_parameter(local).requires_grad_(requires_grad=False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    bcd = BlockCoordinateDescent(model, {"1": RankSet(2)})
+    bcd.start(x, y)
+    values, residuals = [float(bcd.objective().total)], []
+    for _ in range(40):
+        bcd.sweep(x, y)
+        values.append(float(bcd.objective().total))
+        residuals.append(bcd.residual())
+    assert all(after <= now + 1e-9 for now, after in itertools.pairwise(values))
+    assert residuals[-1] < 0.3 * residuals[0]
+    bcd.polish(x, y, Polish())
+    if place == "3" and len(frozen) == 1:
+        bcd.refit(x, y)
+    stayed = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert stayed == {f"{place}.{local}" for local in frozen}

@@ -42,6 +42,21 @@ class Block:
         """The bias of the layer."""
         return self.operator.module.bias
 
+    @property
+    def learning(self) -> slice:
+        """The columns of (W flattened, b) that learn, those of frozen parameters left out."""
+        width = self.weight[0].numel()
+        bias = self.bias is not None and self.bias.requires_grad
+        return slice(0 if self.weight.requires_grad else width, width + bias)
+
+    def move(self, change: Tensor) -> None:
+        """Add to weight and bias, in place, a change of their columns that learn."""
+        width = self.weight[0].numel()
+        if self.weight.requires_grad:
+            self.weight.add_(change[:, :width].reshape(self.weight.shape))
+        if self.bias is not None and self.bias.requires_grad:
+            self.bias.add_(change[:, -1])
+
 
 @dataclass(frozen=True, eq=False)
 class Chain:

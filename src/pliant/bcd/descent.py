@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pliant.bcd import saved
-from pliant.bcd.checks import by_block, check_samples, first_point
+from pliant.bcd.checks import by_block, check_learning, check_samples, first_point
 from pliant.bcd.course import Course
 from pliant.bcd.errors import BCDError
 from pliant.bcd.extract import chain_of
-from pliant.bcd.forward import accuracy, allocate, synchronise
+from pliant.bcd.forward import accuracy, allocate, loss_of, synchronise
+from pliant.bcd.given import Given
 from pliant.bcd.known import Known
-from pliant.bcd.losses import Loss, Squared
+from pliant.bcd.losses import Loss, Squared, check_labels
 from pliant.bcd.modes import Mode, PenaltyMode
 from pliant.bcd.objective import Objective, objective
 from pliant.bcd.penalties import Penalties
@@ -46,7 +47,7 @@ class BlockCoordinateDescent:
 
     one block at a time, from the last layer to the first, with proximal terms of weight alpha. Each block is solved
     exactly, except activations that a convolution reads, which take steps of conjugate gradients. The model's
-    parameters are W and b, and change in place; `compressed` is the model with G.
+    parameters are W and b, and change in place, frozen ones excepted; `compressed` is the model with G.
 
     A small objective does not make a good network: the auxiliary variables take up the slack, and the accuracy of
     `compressed` is what counts. Good starts are small weights (0.2 times Xavier), tau and alpha of about a thousandth
@@ -70,7 +71,8 @@ class BlockCoordinateDescent:
 
     Raises:
         ChainError: if the model is no such chain.
-        BCDError: if a number is out of its range, or a set belongs to no layer of the chain.
+        BCDError: if a number is out of its range, a set belongs to no layer of the chain or to a frozen weight, or
+            nothing learns.
 
     Reference:
         Zeng, Lau, Lin, Yao, Global Convergence of Block Coordinate Descent in Deep Learning (2019), three-splitting;
@@ -94,12 +96,14 @@ class BlockCoordinateDescent:
         if chunk < 1 or conjugate_steps < 1:
             raise BCDError(f"chunk and conjugate_steps must be at least 1, found {chunk} and {conjugate_steps}")
         chain = chain_of(model, conjugate_steps=conjugate_steps)
+        check_learning(chain)
         penalties, chosen = Penalties(rho, gamma, tau, alpha), by_block(chain, sets)
         self.model = model
         self.problem = Problem(chain, chosen, penalties, loss or Squared(), mode or PenaltyMode(), chunk)
         self.points = {index: first_point(chain, index, one) for index, one in self.problem.sets.items()}
         self.done = 0
         self._samples: Samples | None = None
+        self._given: Given | None = None
         self._known = Known()
         self._residuals: saved.Residuals = (None, None)
 
@@ -116,6 +120,7 @@ class BlockCoordinateDescent:
         chain = self.problem.chain
         check_samples(chain, x, y)
         self._samples = allocate(chain, self.problem.loss, x, y, self.problem.chunk)
+        self._given = Given.of(x)
         self.points = {index: first_point(chain, index, one) for index, one in self.problem.sets.items()}
         self._known, self._residuals, self.done = Known(), (None, None), 0
 
@@ -123,7 +128,7 @@ class BlockCoordinateDescent:
         """Update every block once. The first call starts with these samples; all others must bring the same.
 
         Raises:
-            BCDError: if they are others: `start` begins anew.
+            BCDError: if they are others, or have changed: `start` begins anew.
         """
         self._sweep(self.problem, self._with(x, y))
 
@@ -145,7 +150,7 @@ class BlockCoordinateDescent:
             y: as for `start`.
             sweeps: in total, those before included.
             course: options of the run.
-            evaluate: inputs and labels that the accuracies are measured on.
+            evaluate: inputs and labels that losses and accuracies are measured on; with real targets, losses alone.
             on_sweep: called after every sweep.
             stop: asked after every sweep.
 
@@ -173,11 +178,13 @@ class BlockCoordinateDescent:
             y: as for `start`.
             sweeps: of the whole course.
             course: its options.
-            evaluate: inputs and labels that the accuracies are measured on.
+            evaluate: inputs and labels that losses and accuracies are measured on; with real targets, losses alone.
 
         Returns:
             The state after the sweep, before blocks are set to a forward pass.
         """
+        if evaluate is not None:
+            self._check_evaluation(*evaluate)
         samples = self._with(x, y)
         penalties = course.schedule.at(self.done, self.problem.penalties)
         mode = course.mode(self.done, sweeps, self.problem.mode)
@@ -209,7 +216,12 @@ class BlockCoordinateDescent:
         return gap(self.problem.chain, self.points)
 
     def accuracy(self, x: Tensor, y: Tensor, *, compressed: bool = True) -> float:
-        """Return the share of samples that a forward pass puts into their class, with G or with W."""
+        """Return the share of samples that a forward pass puts into their class, with G or with W.
+
+        Raises:
+            BCDError: if labels are no whole numbers of shape (samples,).
+        """
+        check_labels(y)
         weights = self._copies() if compressed else {}
         return accuracy(self.problem.chain, x, y, weights, self.problem.chunk)
 
@@ -250,16 +262,16 @@ class BlockCoordinateDescent:
 
     def state_dict(self) -> saved.State:
         """Return what `load_state_dict` needs besides model and samples: plain data and tensors, not copied."""
-        return saved.save(self.problem.chain, self.samples, self.points, self._known, (self.done, self._residuals))
+        return saved.save(self.problem, self.samples, self.points, self._known, (self.done, self._residuals))
 
     def load_state_dict(self, state: saved.State, x: Tensor, y: Tensor) -> None:
         """Go on from a saved state, with the model loaded and the same samples.
 
         Raises:
-            BCDError: if it does not fit.
+            BCDError: if it is of other blocks, of another dtype or of other sets.
         """
         self.start(x, y)
-        self.points = saved.load(state, self.problem.chain, self.samples, self.points, self._known)
+        self.points = saved.load(state, self.problem, self.samples, self.points, self._known)
         self.done, self._residuals = state["done"], state["residuals"]
 
     @property
@@ -274,11 +286,25 @@ class BlockCoordinateDescent:
         return self._samples
 
     def _with(self, x: Tensor, y: Tensor) -> Samples:
-        if self._samples is None:
+        if self._given is None:
             self.start(x, y)
-        if self.samples.activations[0] is not x:
-            raise BCDError("every sweep must bring the same samples, the very tensor; start begins anew with others")
+        elif not self._given.is_still(x):
+            raise BCDError(
+                "every sweep must bring the same samples, the very tensor as it was; start begins anew with others"
+            )
+        elif not torch.equal(self._encoded(self.samples.activations[-1], y), self.samples.target):
+            raise BCDError("every sweep must bring the same labels; start begins anew with others")
         return self.samples
+
+    def _encoded(self, v: Tensor, y: Tensor) -> Tensor:
+        """Return the targets of labels, for outputs like v."""
+        return self.problem.loss.encode(y, v.shape[1], v.dtype)
+
+    def _check_evaluation(self, x: Tensor, y: Tensor) -> None:
+        """Refuse samples that the sweeps cannot be judged by, before the first of them."""
+        last = self.problem.chain.blocks[-1].weight
+        check_samples(self.problem.chain, x, y)
+        self.problem.loss.encode(y, len(last), last.dtype)
 
     def _sweep(self, problem: Problem, samples: Samples) -> None:
         sweep(problem, samples, self.points, self._known)
@@ -295,6 +321,10 @@ class BlockCoordinateDescent:
             self._residuals = (residual if self._residuals[0] is None else self._residuals[0], residual)
         found = Progress(self.done, value, self.gap(), residual)
         if evaluate is None:
+            return found
+        with_w, with_g = (loss_of(problem, *evaluate, weights) for weights in ({}, self._copies()))
+        found = replace(found, loss=with_w, compressed_loss=with_g)
+        if evaluate[1].is_floating_point():
             return found
         with_w, with_g = (self.accuracy(*evaluate, compressed=compressed) for compressed in (False, True))
         return replace(found, accuracy=with_w, compressed_accuracy=with_g)

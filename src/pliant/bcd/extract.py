@@ -84,6 +84,7 @@ class _Builder:
         self.conjugate_steps = conjugate_steps
         self.blocks: list[Block] = []
         self.used: set[int] = set()
+        self.owners: dict[int, str] = {}  # of every weight and bias, by its id
 
     def build(self, graph: fx.Graph) -> Chain:
         values: dict[fx.Node, _Value] = {}
@@ -141,8 +142,19 @@ class _Builder:
         if id(value.operator.module) in self.used:
             raise ChainError(f"{value.operator.name}: a layer can be used once only")
         self.used.add(id(value.operator.module))
+        self.own(value.operator.name, value.operator.module)
         self.blocks.append(Block(value.operator, activation, value.skip))
         return _Hidden(len(self.blocks) - 1, FixedMaps())
+
+    def own(self, name: str, module: nn.Module) -> None:
+        """Refuse a layer whose parameters another one has, or has that are computed."""
+        for local in ("weight", "bias"):
+            tensor = getattr(module, local)
+            if tensor is not None and not isinstance(tensor, nn.Parameter):
+                raise ChainError(f"{name}: its {local} is no parameter but computed (pruned, say): make it one first")
+            other = self.owners.setdefault(id(tensor), name) if tensor is not None else name
+            if other != name:
+                raise ChainError(f"{name}: shares its {local} with {other}; every layer of a chain must have its own")
 
     def end(self, value: _Value | None) -> None:
         hidden = self.close(value, Identity()) if isinstance(value, _Linear) else value

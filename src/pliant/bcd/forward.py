@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pliant.bcd.chain import Chain
 from pliant.bcd.losses import Loss
+from pliant.bcd.problem import Problem
 from pliant.bcd.processes import total
 from pliant.bcd.samples import Samples
 
@@ -55,3 +56,15 @@ def accuracy(chain: Chain, x: Tensor, y: Tensor, weights: Weights, chunk: int) -
         seen += torch.stack(((scores.argmax(1) == labels).sum(), seen.new_tensor(len(part))))
     right, samples = total(seen).tolist()
     return right / max(samples, 1)
+
+
+@torch.no_grad()
+def loss_of(problem: Problem, x: Tensor, y: Tensor, weights: Weights) -> float:
+    """Return the mean loss of the samples of all processes."""
+    seen = torch.zeros(2, dtype=torch.float64, device=x.device)
+    for part, labels in zip(x.split(problem.chunk), y.split(problem.chunk), strict=True):
+        scores = propagate(problem.chain, part, weights)[0][-1]
+        value = problem.loss.value(scores, problem.loss.encode(labels, scores.shape[1], scores.dtype))
+        seen += torch.stack((value, seen.new_tensor(len(part))))
+    value, samples = total(seen).tolist()
+    return value / max(samples, 1.0)

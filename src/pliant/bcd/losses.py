@@ -140,9 +140,18 @@ def _objective(v: Tensor, m: Tensor, target: Tensor, c: float) -> Tensor:
     return entropy + 0.5 * c * (v - m).square().sum(1, keepdim=True)
 
 
-def _one_hot(y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+def check_labels(y: Tensor) -> None:
+    """Refuse what names no class for every sample.
+
+    Raises:
+        BCDError: if it is not.
+    """
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         raise BCDError(f"labels must be whole numbers of shape (samples,), found {y.dtype} of {tuple(y.shape)}")
+
+
+def _one_hot(y: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+    check_labels(y)
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < outputs:
         found = f"{int(y.min())} to {int(y.max())}"
         raise BCDError(f"labels must lie in 0 to {outputs - 1}, the outputs of the last layer, found {found}")

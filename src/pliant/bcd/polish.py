@@ -46,6 +46,7 @@ class Polish:
             raise BCDError(f"lr must be positive, found {self.lr!r}")
 
 
+@torch.enable_grad()
 def polish(problem: Problem, points: Points, x: Tensor, y: Tensor, options: Polish) -> dict[int, Point]:
     """Train the chain's parameters in place; return the points that its compressed weights are.
 
@@ -57,7 +58,7 @@ def polish(problem: Problem, points: Points, x: Tensor, y: Tensor, options: Poli
     chain = problem.chain
     found = dict(points)
     _adopt(chain, found)
-    parameters = [p for block in chain.blocks for p in block.operator.module.parameters()]
+    parameters = [p for block in chain.blocks for p in block.operator.module.parameters() if p.requires_grad]
     adam = torch.optim.Adam(parameters, lr=options.lr)
     generator = torch.Generator().manual_seed(options.seed)
     step = 0

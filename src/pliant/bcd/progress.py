@@ -23,6 +23,8 @@ class Progress:
         residual: square root of the squared stationarity residual.
         accuracy: of a forward pass with W.
         compressed_accuracy: of a forward pass with G: the measure of quality.
+        loss: a sample, of the same forward pass as the accuracy; of real targets it is all there is.
+        compressed_loss: with G.
     """
 
     sweep: int
@@ -31,6 +33,8 @@ class Progress:
     residual: float | None = None
     accuracy: float | None = None
     compressed_accuracy: float | None = None
+    loss: float | None = None
+    compressed_loss: float | None = None
 
     def __str__(self) -> str:
         numbers = {
@@ -39,6 +43,8 @@ class Progress:
             "residual": self.residual,
             "accuracy": self.accuracy,
             "compressed": self.compressed_accuracy,
+            "loss": self.loss,
+            "compressed loss": self.compressed_loss,
         }
         known = [f"{name} {value:.4g}" for name, value in numbers.items() if value is not None]
         return f"sweep {self.sweep}: {', '.join(known)}"

@@ -20,12 +20,14 @@ def refit(problem: Problem, weights: Weights, x: Tensor, y: Tensor, ridge: float
     f are the features before the last layer in a forward pass with `weights`, y unit vectors of the labels.
 
     Raises:
-        BCDError: if the last layer is compressed, or the ridge is not positive.
+        BCDError: if the last layer is compressed or frozen, or the ridge is not positive.
     """
     chain = problem.chain
     block = chain.blocks[-1]
     if chain.last in weights:
         raise BCDError(f"{block.name}: the last layer is compressed; a refit would leave its set")
+    if block.learning.start == block.learning.stop:
+        raise BCDError(f"{block.name}: the last layer is frozen (requires_grad=False); a refit would move it")
     if not ridge > 0.0:
         raise BCDError(f"ridge must be positive, found {ridge!r}")
     moments = Moments.empty(block.weight, block.bias, None)
@@ -36,8 +38,5 @@ def refit(problem: Problem, weights: Weights, x: Tensor, y: Tensor, ridge: float
     moments = moments.finish()
     samples = total(torch.tensor(float(len(x)), dtype=x.dtype, device=x.device))
     moments.gram.diagonal().add_(ridge * samples)
-    move = solve(moments.gram, moments.cross.mT, f"{block.name}: refit").mT
-    count = block.weight.shape[1]
-    block.weight.add_(move[:, :count])
-    if block.bias is not None:
-        block.bias.add_(move[:, count])
+    free = block.learning
+    block.move(solve(moments.gram[free, free], moments.cross[:, free].mT, f"{block.name}: refit").mT)

@@ -57,11 +57,11 @@ def _of_activations(problem: Problem, part: Samples, index: int, too_much: list[
 def _of_weight(problem: Problem, index: int, cross: Tensor, points: Points) -> Tensor:
     slope = problem.penalties.rho * cross
     if index not in points:
-        return _square(slope)
+        return _square(slope[:, problem.chain.blocks[index].learning])
     weight, point = problem.chain.blocks[index].weight, points[index]
     gap = problem.penalties.tau * (weight - point.dense)
     slope[:, : gap[0].numel()] += gap.flatten(1)
-    return _square(slope) + _square(problem.sets[index].tangent(point, gap))
+    return _square(slope[:, problem.chain.blocks[index].learning]) + _square(problem.sets[index].tangent(point, gap))
 
 
 def _square(x: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ def weight_step(problem: Problem, index: int, moments: Moments, point: Point | N
     """Move W_i and b_i to the minimiser of rho |W V + b - U|^2 / 2 + tau |W - G|^2 / 2 + alpha |(W, b) - old|^2 / 2.
 
     In increments: D (rho F^T F + diag(alpha + tau, alpha)) = rho R^T F + tau [G - W, 0], R = U - W V - b, the last
-    column that of the bias. Increments are small, hence so is the rounding error.
+    column that of the bias. Increments are small, hence so is the rounding error. Frozen parameters stay: the minimiser
+    is that over the others.
 
     Args:
         problem: what is minimised.
@@ -75,16 +76,15 @@ def weight_step(problem: Problem, index: int, moments: Moments, point: Point | N
         point: the compressed copy; None where the weight stays dense.
     """
     block, penalties = problem.chain.blocks[index], problem.penalties
-    count = block.weight[0].numel()
+    count, free = block.weight[0].numel(), block.learning
+    if free.start == free.stop:
+        return
     right, system = penalties.rho * moments.cross, penalties.rho * moments.gram
     system.diagonal().add_(penalties.alpha)
     if point is not None:
         system.diagonal()[:count].add_(penalties.tau)
         right[:, :count].add_((point.dense - block.weight).flatten(1), alpha=penalties.tau)
-    move = solve(system, right.mT, f"{block.name}: weight and bias").mT
-    block.weight.add_(move[:, :count].reshape(block.weight.shape))
-    if block.bias is not None:
-        block.bias.add_(move[:, count])
+    block.move(solve(system[free, free], right[:, free].mT, f"{block.name}: weight and bias").mT)
 
 
 def copy_step(problem: Problem, index: int, point: Point) -> Point:
