@@ -110,3 +110,12 @@ def test_groups_hold_every_parameter_once_with_its_name(model):
     assert sorted(name for name, _ in named) == sorted(name for name, _ in model.named_parameters())
     assert {id(p) for _, p in named} == {id(p) for p in model.parameters()}
     assert [len(group["params"]) for group in groups] == [1, 1, 1, 9]
+
+
+def test_a_weight_that_two_layers_share_is_penalised_once_on_both_ways():
+    shared = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    shared[2].weight = shared[0].weight
+    weights = penalised(shared, [GroupLasso(0.1), NuclearNorm(0.1)])
+    assert [weight.target.name for weight in weights] == ["0"]
+    proximal = ProximalSGD(penalised_groups(shared, weights), lr=0.1).penalty()
+    torch.testing.assert_close(Subgradient(weights).penalty(), proximal)

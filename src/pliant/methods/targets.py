@@ -125,5 +125,8 @@ def filter_targets(model: nn.Module, *, first: bool = True, ignore: Sequence[str
 
 def _targets(model: nn.Module, layers: dict[str, nn.Module], first: bool, ignore: Sequence[str]) -> tuple[Target, ...]:
     kept = dict(list(layers.items())[0 if first else 1 :])
-    found = ignored(model, kept, ignore)
-    return tuple(Target(name, layer.get_parameter("weight"), axes_of(layer, "weight")) for name, layer in found.items())
+    found: dict[int, Target] = {}  # a weight that several layers share is one target, by the first of their names
+    for name, layer in ignored(model, kept, ignore).items():
+        weight = layer.get_parameter("weight")
+        found.setdefault(id(weight), Target(name, weight, axes_of(layer, "weight")))
+    return tuple(found.values())
