@@ -15,7 +15,8 @@ import pliant
 from pliant.export import to_torch_export
 from pliant.integrations import Sweep, progress, shrinking_sfw
 from pliant.integrations.setup import unwrapped
-from pliant.methods import RandomCut, operator_of
+from pliant.methods import GroupLasso, RandomCut, operator_of, penalised, penalised_groups
+from pliant.optim import ProximalSGD
 from pliant.optim.steps import Constant, Cosine, Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's libraries warn of each other
@@ -108,6 +109,16 @@ def test_wrapped_optimizers_are_found():
     assert progress(wrapped) == progress(optimizer)
     operators = [operator_of(pliant.FilterPruning(), model, torch.zeros(1, 6))]
     assert progress(RandomCut(optimizer, model, operators, (0.0, 0.5))) == progress(optimizer)
+
+
+def test_exact_zeros_come_through_the_wrapper_of_accelerate():
+    from accelerate import Accelerator  # noqa: PLC0415
+
+    model = small_net()
+    weights = penalised(model, [GroupLasso(1e3)])
+    wrapped = Accelerator(cpu=True).prepare(ProximalSGD(penalised_groups(model, weights), lr=0.1, prox_every=None))
+    unwrapped(wrapped).prox()
+    assert not any(weight.parameter.any() for weight in weights)
 
 
 def test_a_sweep_leaves_the_model_alone():
