@@ -75,16 +75,16 @@ def load(
     if set(names.values()) != set(state["points"]):
         found = ", ".join(state["points"]) or "none"
         raise BCDError(f"the state must hold copies of {', '.join(names.values()) or 'no layer'}, found {found}")
-    found = {index: _point(state["points"][name], points[index]) for index, name in names.items()}
+    held = {index: _point(state["points"][name], points[index]) for index, name in names.items()}
     for index, name in names.items():
-        _check_set(name, problem.sets[index], found[index], state.get("sets", {}).get(name))
+        _check_set(name, problem.sets[index], held[index], state.get("sets", {}).get(name))
     for here, there in zip(old, new, strict=True):
         here.copy_(there)
     for index, block in enumerate(chain.blocks):
         if block.name in state["reached"]:
             value, *parameters = (part.to(block.weight.device) for part in state["reached"][block.name])
             known.reached[index] = Reached(value.clone(), tuple(parameters))
-    return found
+    return held
 
 
 def _specification(weight_set: WeightSet) -> Any:  # noqa: ANN401  (plain data)
