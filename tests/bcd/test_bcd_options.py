@@ -7,8 +7,20 @@ import torch
 from chains import NETS
 from torch import nn
 
-from pliant.bcd import BlockCoordinateDescent, Course, CrossEntropy, Geometric, Penalties, Polish, Progress
-from pliant.sets import EqualRanks, RankSet, SparseSet, TensorTrainSet
+from pliant.bcd import (
+    BlockCoordinateDescent,
+    Course,
+    CrossEntropy,
+    Geometric,
+    HardMode,
+    Penalties,
+    PenaltyMode,
+    Polish,
+    Progress,
+)
+from pliant.compress.factor import Factors
+from pliant.sets import EntryBudget, EqualRanks, RankSet, SparseSet, TensorTrainSet
+from pliant.tensor_train import TTLinear
 
 
 def started(name="perceptron", sets=None, samples=60, **options):
@@ -186,3 +198,31 @@ def test_frozen_parameters_stay_and_the_others_descend(place, frozen):
         bcd.refit(x, y)
     stayed = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert stayed == {f"{place}.{local}" for local in frozen}
+
+
+def _parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [PenaltyMode(), HardMode()], ids=["penalty", "hard"])
+def test_the_factored_model_is_the_compressed_one_with_fewer_parameters(mode):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 24), nn.ReLU()
+    model = nn.Sequential(*layers, nn.Linear(24, 16, bias=False), nn.ReLU(), nn.Linear(16, 3)).double()
+    sets = {
+        "0": SparseSet(0.5),
+        "2": RankSet(2),
+        "5": TensorTrainSet(EntryBudget(0.2)),
+        "7": RankSet(3),
+        "9": RankSet(3),  # of a matrix of 3 rows: two layers would be larger
+    }
+    x, y = torch.randn(20, 2, 8, 8).double(), torch.arange(20) % 3
+    bcd = BlockCoordinateDescent(model, sets, mode=mode)
+    bcd.fit(x, y, sweeps=2)
+    dense, small = bcd.compressed(), bcd.factored()
+    torch.testing.assert_close(small(x), dense(x), rtol=1e-9, atol=1e-9)
+    kinds = [type(small[int(name)]) for name in sets]
+    assert kinds == [nn.Conv2d, Factors, TTLinear, Factors, nn.Linear]
+    saved = sum(model[int(name)].weight.numel() - sets[name].size(model[int(name)].weight.shape) for name in "27")
+    stored = sum(factor.numel() for factor in bcd.copies()["5"].factors)
+    assert _parameters(small) == _parameters(dense) - saved - (128 * 24 - stored)

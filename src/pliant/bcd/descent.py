@@ -16,6 +16,7 @@ from pliant.bcd.checks import by_block, check_learning, check_samples, first_poi
 from pliant.bcd.course import Course
 from pliant.bcd.errors import BCDError
 from pliant.bcd.extract import chain_of
+from pliant.bcd.factored import in_factors
 from pliant.bcd.forward import accuracy, allocate, loss_of, synchronise
 from pliant.bcd.given import Given
 from pliant.bcd.known import Known
@@ -30,7 +31,9 @@ from pliant.bcd.refit import refit
 from pliant.bcd.samples import Samples
 from pliant.bcd.stationarity import stationarity
 from pliant.bcd.sweep import sweep
+from pliant.compress.surgery import replace as replace_modules
 from pliant.sets import Point, WeightSet
+from pliant.tensor_train import check_layer
 
 _LOG = logging.getLogger(__name__)
 _CONJUGATE_STEPS = 4
@@ -255,6 +258,19 @@ class BlockCoordinateDescent:
                 layer = twin.get_submodule(self.problem.chain.blocks[index].name)
                 layer.get_parameter("weight").copy_(point.dense)
         return twin
+
+    def factored(self) -> nn.Module:
+        """Return `compressed` with small layers in the places of those whose copies are tensor trains or of low rank.
+
+        The function is that of `compressed`, up to rounding, and the parameters are fewer. Layers with sparse copies,
+        without copies, and those that factors would not make smaller stay what they are there.
+        """
+        twin, chain, sets = self.compressed(), self.problem.chain, self.problem.sets
+        small = {}
+        for index, point in self.points.items():
+            name = chain.blocks[index].name
+            small[name] = in_factors(check_layer(twin.get_submodule(name)), sets[index], point)
+        return replace_modules(twin, list(small), list(small.values()))
 
     def copies(self) -> dict[str, Point]:
         """Return the compressed copies with their factors, by qualified name."""
