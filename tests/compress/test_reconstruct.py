@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import pytest
 import torch
@@ -640,3 +641,22 @@ def test_a_model_that_takes_batches_of_one_size_only():
     truncated, cut = _truncated(inner, FilterPruning(), 0.5, x[:50])
     found = reconstruct(truncated, inner, cut, [x[:50], x[50:]])
     assert _error(found, x[:50], inner(x[:50]).detach()) < _error(truncated, x[:50], inner(x[:50]).detach())
+
+
+def test_a_hook_that_changes_what_a_layer_wrote_changes_nothing_of_the_fit():
+    found = []
+    for hooked in (False, True):
+        model, x = _linear(), _data(21, 200, (12,))
+        if hooked:
+            model[2].register_forward_hook(lambda _, __, output: 3 * output)
+        truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+        found.append(reconstruct(truncated, model, cut, [x]).state_dict())
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_layer_with_a_forward_of_its_own_is_left_as_it_is():
+    model, x = _linear(), _data(22, 200, (12,))
+    model[2].forward = types.MethodType(lambda self, x: 3 * F.linear(x, self.weight, self.bias), model[2])
+    truncated, cut = _truncated(model, FilterPruning(), 0.5, x)
+    found = reconstruct(truncated, model, cut, [x])
+    assert torch.equal(found[2].weight, truncated[2].weight)

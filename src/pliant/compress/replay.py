@@ -13,6 +13,7 @@ from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, call
 from pliant.structure.matricise import is_plain_layer
+from pliant.structure.patched import is_patched
 
 Hook = Callable[[nn.Module, tuple[object, ...], Tensor], None]
 
@@ -32,14 +33,17 @@ def batches_of(batches: Iterable[Example]) -> list[Example]:
 def layers_in_order(model: nn.Module, example: Example) -> list[str]:
     """Return the layers that can be repaired, in the order in which they run.
 
-    Those are convolutions and linear layers that are called once and whose weights are no other module's.
+    Those are convolutions and linear layers that are called once, whose weights are no other module's, and whose
+    forward is that of their class.
     """
     names = {module: name for name, module in model.named_modules()}
     owners = Counter(id(parameter) for module in names for parameter in module.parameters(recurse=False))
     own = {
         name: module
         for module, name in names.items()
-        if is_plain_layer(module) and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
+        if is_plain_layer(module)
+        and not is_patched(module)
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
     }
     called: list[str] = []
     with watching(model, {name: lambda m, _, __: called.append(names[m]) for name in own}):
@@ -49,10 +53,13 @@ def layers_in_order(model: nn.Module, example: Example) -> list[str]:
 
 @contextmanager
 def watching(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Call these with (layer, arguments, output) whenever their layers have run, in evaluation without gradients."""
+    """Call these with (layer, arguments, output) whenever their layers have run, in evaluation without gradients.
+
+    The output is the layer's own, before other hooks change it.
+    """
     with ExitStack() as stack:
         for name, hook in hooks.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+            stack.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(slow_path())
