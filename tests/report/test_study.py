@@ -118,6 +118,44 @@ def test_names_that_carry_their_seed_are_labelled_without_it(make_run):
     assert entry.label == "mine"
 
 
+@pytest.mark.parametrize("name", ["resnet-20", "k-3", "k-30", "total-3.0", "lr-0.10", "seed0", "sgd-0"])
+def test_digits_of_a_name_that_are_no_seed_stay(make_run, name):
+    (entry,) = study([read_record(make_run("a", overrides=[f"name={name}"]))])
+    assert entry.label == name
+
+
+def test_names_that_differ_in_their_last_digits_alone_stay_apart(make_run):
+    names = ["k-3", "k-30", "k-300"]
+    paths = [make_run(name, overrides=[f"name={name}", f"method.lr=0.{i + 1}"]) for i, name in enumerate(names)]
+    assert [entry.label for entry in study([read_record(path) for path in paths])] == names
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("resnet-20-{seed}", "resnet-20"), ("all/k-30/{seed}", "k-30"), ("lr-0.10 seed={seed}", "lr-0.10")],
+)
+def test_the_place_of_the_seed_is_taken_out_of_a_name_and_nothing_else(make_run, name, label):
+    paths = [make_run(f"a{s}", overrides=[f"seed={s}", f"name={name}"]) for s in (0, 1)]
+    for part in (paths, paths[:1]):
+        (entry,) = study([read_record(path) for path in part])
+        assert entry.label == label
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (["mine-0", "mine-1"], "mine"),
+        (["mine_seed0", "mine_seed1"], "mine"),
+        (["resnet-20", "resnet-20"], "resnet-20"),
+        (["resnet-20", "resnet-21"], "resnet-20"),
+    ],
+)
+def test_a_written_seed_is_taken_out_where_that_makes_the_names_of_a_method_equal(make_run, names, label):
+    paths = [make_run(f"a{s}", overrides=[f"seed={s}", f"name={name}"]) for s, name in enumerate(names)]
+    (entry,) = study([read_record(path) for path in paths])
+    assert entry.label == label
+
+
 def test_one_seed_twice_is_refused(make_run):
     paths = [make_run("a"), make_run("b")]
     with pytest.raises(RunFolderError, match="seeds of their own"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,9 +125,30 @@ def identity(recipe: Recipe) -> str:
 
 
 def _label(group: Sequence[Record]) -> str:
-    names = {record.recipe.name.replace(SEED, "").removesuffix(str(record.recipe.seed)) for record in group}
-    whole = names.pop() if len(names) == 1 else group[0].recipe.run_name
-    return whole.strip("-_/. ").rpartition("/")[2]  # the folder says which study it is
+    """Return the name that the runs of a method share, without their seeds; the folder says which study it is."""
+    recipes = [record.recipe for record in group]
+    shared = _shared([_stem(recipe) for recipe in recipes]) or _shared([_without_seed(recipe) for recipe in recipes])
+    return (shared or recipes[0].run_name).rpartition("/")[2]
+
+
+def _shared(names: Sequence[str]) -> str | None:
+    """Return what all names are, if they are one."""
+    return names[0] if len(set(names)) == 1 else None
+
+
+def _stem(recipe: Recipe) -> str:
+    """Return the name of a recipe without the place of its seed; a literal name as it is written."""
+    return _PLACE.sub("", recipe.name).strip(_JOINTS) if SEED in recipe.name else recipe.name
+
+
+def _without_seed(recipe: Recipe) -> str:
+    """Return the name without the seed that is written at its end, if one is."""
+    return re.sub(rf"(?<=.){_JOINT}{recipe.seed}$", "", _stem(recipe))
+
+
+_JOINTS = "-_/. "
+_JOINT = rf"(?:(?:^|[{_JOINTS}])seed[-_=]?|[{_JOINTS}])"  # between a name and its seed
+_PLACE = re.compile(rf"{_JOINT}?{re.escape(SEED)}")
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
