@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pliant.report.curves import Curve, Point, Spread, curves_of
+from pliant.report.gaps import gaps
 from pliant.report.plots import MACS, PARAMETERS, RECALIBRATED, REMOVED, draw
 from pliant.report.publish import publish_run, publish_study
 from pliant.report.rows import MetricsRow, SweepRow, append_row
@@ -78,6 +79,97 @@ def test_the_later_of_two_rows_for_one_cut_counts(cut):
 def test_recalibrated_is_there_only_if_every_seed_has_it(cut):
     (curve,) = curves_of("sgd", [[cut(0.5, 0.8, 0.9)], [cut(0.5, 0.8)]])
     assert curve.at(0.5).recalibrated is None
+
+
+def test_a_later_row_without_a_repair_does_not_take_it_away(cut):
+    both = replace(cut(0.5, 0.8, 0.9), reconstructed=0.95, reconstruct=64)
+    (curve,) = curves_of("sgd", [[both, cut(0.5, 0.81), replace(cut(0.5, 0.82, 0.91), calibrate=7)]])
+    (point,) = curve.points
+    assert change(point) == "82.0 → 91.0 → 95.0"
+    assert (point.calibrate, point.reconstruct) == (7, 64)
+
+
+def test_a_repair_of_a_cut_that_removed_something_else_is_not_taken_over(cut):
+    (curve,) = curves_of("sgd", [[cut(0.5, 0.8, 0.9), replace(cut(0.5, 0.7), parameters=400)]])
+    assert change(curve.at(0.5)) == "70.0"
+
+
+def test_repairs_on_different_numbers_of_images_make_no_mean(cut):
+    seeds = [[cut(f, 0.8, 0.9), cut(f, 0.8, 0.9, "low-rank")] for f in (0.5, 0.5)]
+    seeds[1][0] = replace(seeds[1][0], calibrate=64)
+    filters, low_rank = curves_of("sgd", seeds)
+    assert (change(filters.at(0.5)), filters.at(0.5).calibrate) == ("80.0 ±0.0", 0)
+    assert (change(low_rank.at(0.5)), low_rank.at(0.5).calibrate) == ("80.0 ±0.0 → 90.0 ±0.0", 100)
+
+
+def test_a_step_that_is_missing_in_between_is_a_dash(cut):
+    (curve,) = curves_of("sgd", [[replace(cut(0.5, 0.3), reconstructed=0.8, reconstruct=64)]])
+    assert change(curve.at(0.5)) == "30.0 → - → 80.0"
+
+
+@pytest.fixture
+def three_seeds(make_run, cut):
+    """Runs of one method; the sweep of the last ended after its first row."""
+    rows = [cut(0.0, 0.9, 0.9), cut(0.5, 0.8, 0.85), cut(0.7, 0.8, 0.8)]
+    return [make_run(f"a{s}", overrides=[f"seed={s}"], rows=rows[: 3 if s < 2 else 2]) for s in range(3)]
+
+
+def test_a_mean_over_some_of_the_seeds_says_so(three_seeds):
+    entries = study([read_record(path) for path in three_seeds])
+    (table,) = study_tables(entries)
+    assert table.rows[0][-2:] == ("80.0 ±0.0 → 85.0 ±0.0", "80.0 ±0.0 → 80.0 ±0.0 (2 of 3)")
+    (table,) = run_tables(entries[0].curves())
+    assert [row[2] for row in table.rows] == ["90.0 ±0.0", "80.0 ±0.0", "80.0 ±0.0 (2 of 3)"]
+
+
+def test_a_run_that_lacks_cuts_is_named(three_seeds):
+    (text,) = gaps(study([read_record(path) for path in three_seeds]))
+    assert text.startswith(f"sgd, filters: {three_seeds[2]} has no cut at 70 %, so means there are over fewer seeds")
+    assert text.endswith(f"run: pliant sweep {three_seeds[2]}")
+
+
+def test_runs_that_were_repaired_on_other_images_are_named(make_run, cut):
+    paths = [
+        make_run(
+            f"a{s}",
+            overrides=[f"seed={s}"],
+            rows=[replace(cut(f, 0.8, 0.9), calibrate=count) for f in (0.3, 0.5)],
+        )
+        for s, count in enumerate((1024, 1024, 64))
+    ]
+    (text,) = gaps(study([read_record(path) for path in paths]))
+    counts = f"1024 images in {paths[0]}, {paths[1]}; 64 images in {paths[2]}"
+    assert text.startswith(f"sgd, filters: recalibrated at 30 %, 50 % with {counts}: left out")
+    assert text.endswith("sweep the runs with the same --calibrate")
+
+
+def test_runs_that_have_the_same_cuts_leave_no_gaps(make_run, cut):
+    rows = [cut(0.5, 0.8, 0.9), replace(cut(0.5, 0.8, 0.9, "low-rank"), reconstructed=0.9, reconstruct=64)]
+    paths = [make_run(f"a{s}", overrides=[f"seed={s}"], rows=rows) for s in (0, 1)]
+    assert gaps(study([read_record(path) for path in paths])) == []
+
+
+def test_tables_say_on_how_many_images_cuts_were_repaired(make_run, cut):
+    rows = [replace(cut(0.5, 0.8, 0.9), calibrate=1024, reconstructed=0.9, reconstruct=64)]
+    entries = study([read_record(make_run("a", rows=rows))])
+    (table,) = study_tables(entries)
+    assert "raw → recalibrated (1,024 images) → reconstructed (64 images)" in table.title
+    (table,) = run_tables(entries[0].curves())
+    assert table.title == "filters: recalibrated (1,024 images), reconstructed (64 images)"
+
+
+def test_tables_say_what_went_where_that_is_not_what_was_asked_for(make_run, cut):
+    def rows(more):
+        by_macs = [replace(cut(f, 0.8), compressor="filters by MACs", removed=0.1, macs=left) for f, left in MACS_LEFT]
+        return [cut(0.5, 0.8), replace(cut(0.7, 0.8), removed=0.75 + more), *by_macs]
+
+    paths = [make_run("a", rows=rows(0.0)), make_run("c", text=SFW, rows=rows(0.0125))]
+    atoms, macs = study_tables(study([read_record(path) for path in paths]))
+    assert atoms.head[-2:] == ("50%", "70% (75.0-76.2% went)")
+    assert macs.head[-2:] == ("50%", "70% (73.0% went)")
+
+
+MACS_LEFT = ((0.5, 990), (0.7, 540))  # of 2000
 
 
 def test_reconstructed_accuracies_are_a_third_step(cut):
@@ -310,6 +402,24 @@ def test_long_names_of_compressors_are_put_on_several_lines(tmp_path, monkeypatc
     lines = axes.get_title(loc="left").split("\n")
     assert " ".join(lines) == name
     assert max(map(len, lines)) <= 44
+
+
+def test_cuts_are_drawn_at_what_they_removed(tmp_path, monkeypatch):
+    atoms = Point(0.7, 0.75, SPREAD, None, 0.2, 0.25)
+    for point, place in ((atoms, 0.75), (replace(atoms, removed=0.4, macs=0.35, by_macs=True), 0.65)):
+        (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", "filters", (point,))])
+        assert axes.lines[0].get_xdata().tolist() == [pytest.approx(place)]
+
+
+def test_a_point_over_some_of_the_seeds_is_hollow_and_outside_the_band(tmp_path, monkeypatch):
+    whole = tuple(Point(f, f, SPREAD, None, 1 - f, 1 - f, seeds=2) for f in (0.3, 0.5))
+    part = Point(0.7, 0.7, Spread.of([0.8]), None, 0.3, 0.3, seeds=2)
+    (axes,) = drawn(tmp_path, monkeypatch, [Curve("m", "filters", (*whole, part))])
+    line, hollow = axes.lines
+    assert line.get_xdata().tolist() == [0.3, 0.5, 0.7]
+    assert (hollow.get_xdata().tolist(), hollow.get_markerfacecolor()) == ([0.7], "white")
+    (band,) = axes.collections
+    assert max(x for path in band.get_paths() for x, _ in path.vertices) == 0.5
 
 
 def test_one_repair_can_be_drawn_alone(tmp_path, monkeypatch):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pliant.cli.console import console
 from pliant.cli.errors import user_errors
+from pliant.report.gaps import gaps
 from pliant.report.study import read_record, study
 from pliant.report.tables import brief, dense_table, study_tables
 from pliant.suggestion import command
@@ -28,7 +30,8 @@ def report(
 ) -> None:
     """Put swept runs side by side: tables, and plots against the fraction removed, parameters and MACs.
 
-    Runs that differ in nothing but their seed are one method: its mean is drawn, and its range as a band.
+    Runs that differ in nothing but their seed are one method: its mean is drawn, and its range as a band. A run that
+    lacks cuts of the others, or was repaired with other numbers of images, is named.
 
     For example:
 
@@ -43,6 +46,8 @@ def report(
     out = console()
     entries = study([record.only(compressor) for record in records] if compressor else records)
     publish_study(output, entries, title=title)
+    for gap in gaps(entries):
+        out.print(f"[bold]Warning:[/] {escape(gap)}")
     for table in [dense_table(entries), *study_tables(entries, brief(entries))]:
         out.print(table.to_rich())
     out.print(f"Written: {output}/table.txt, table.md, removed.png, parameters.png, macs.png")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import fmean
 
@@ -27,10 +27,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Point:
-    """One cut, over all seeds. Parameters and MACs are shares of the dense model's, means over the seeds.
+    """One cut, over the seeds that have it. Parameters and MACs are shares of the dense model's, means over them.
 
-    `fraction` is what was asked for, `removed` the share of the atoms that went; `recalibrated` and `reconstructed`
-    are None unless every seed has them.
+    Args:
+        fraction: what was asked for.
+        removed: the share of the atoms that went.
+        raw: accuracy right after the cut.
+        recalibrated: after BatchNorm recalibration; None unless every seed has it, with as many images.
+        parameters: that are left.
+        macs: that are left.
+        reconstructed: after layer-wise reconstruction; None likewise.
+        calibrate: images that the recalibration saw.
+        reconstruct: images that the reconstruction saw.
+        by_macs: whether `fraction` is of the multiply-accumulates instead of the atoms.
+        seeds: of the whole curve; those of this point are `raw.count`.
     """
 
     fraction: float
@@ -40,6 +50,20 @@ class Point:
     parameters: float
     macs: float
     reconstructed: Spread | None = None
+    calibrate: int = 0
+    reconstruct: int = 0
+    by_macs: bool = False
+    seeds: int = 1
+
+    @property
+    def went(self) -> float:
+        """What was removed of what `fraction` is of: the atoms or the multiply-accumulates."""
+        return 1.0 - self.macs if self.by_macs else self.removed
+
+    @property
+    def whole(self) -> bool:
+        """Whether every seed of the curve has this cut."""
+        return self.raw.count >= self.seeds
 
 
 @dataclass(frozen=True)
@@ -64,43 +88,74 @@ def curves_of(method: str, seeds: Sequence[Sequence[SweepRow]], dense: Spread | 
 
     Args:
         method: its label.
-        seeds: the sweep rows of every run; of two rows of a run for one cut the later counts.
+        seeds: the sweep rows of every run, merged as `cuts_of` does.
         dense: accuracy of the uncut models.
     """
-    latest = [_latest(rows) for rows in seeds]
-    compressors = dict.fromkeys(compressor for rows in latest for compressor, _ in rows)
-    return [Curve(method, name, _points([_only(rows, name) for rows in latest]), dense) for name in compressors]
+    cuts = [cuts_of(rows) for rows in seeds]
+    compressors = dict.fromkeys(compressor for own in cuts for compressor, _ in own)
+    return [Curve(method, name, _points([_only(own, name) for own in cuts]), dense) for name in compressors]
 
 
-def _latest(rows: Sequence[SweepRow]) -> dict[tuple[str, float], SweepRow]:
-    return {(row.compressor, round(row.fraction, 9)): row for row in rows}
+def cuts_of(rows: Sequence[SweepRow]) -> dict[tuple[str, float], SweepRow]:
+    """Return the cuts of one run, by compressor and fraction.
+
+    Of several rows for one cut the latest counts. A repair that it has not, with its number of images, is taken from
+    the latest row that has it and removes the same.
+    """
+    cuts: dict[tuple[str, float], SweepRow] = {}
+    for row in rows:
+        key = (row.compressor, _fraction(row))
+        cuts[key] = _repaired(row, cuts.get(key))
+    return cuts
 
 
-def _only(rows: dict[tuple[str, float], SweepRow], compressor: str) -> list[SweepRow]:
-    return [row for (name, _), row in rows.items() if name == compressor]
+def _repaired(row: SweepRow, earlier: SweepRow | None) -> SweepRow:
+    if earlier is None or _left(row) != _left(earlier):
+        return row
+    if row.recalibrated is None:
+        row = replace(row, recalibrated=earlier.recalibrated, calibrate=earlier.calibrate)
+    if row.reconstructed is None:
+        row = replace(row, reconstructed=earlier.reconstructed, reconstruct=earlier.reconstruct)
+    return row
+
+
+def _left(row: SweepRow) -> tuple[float, int, int]:
+    return row.removed, row.parameters, row.macs
+
+
+def _only(cuts: Mapping[tuple[str, float], SweepRow], compressor: str) -> list[SweepRow]:
+    return [row for (name, _), row in cuts.items() if name == compressor]
 
 
 def _points(seeds: Sequence[Sequence[SweepRow]]) -> tuple[Point, ...]:
     rows = sorted((row for seed in seeds for row in seed), key=_fraction)
-    return tuple(_point(list(same)) for _, same in groupby(rows, key=_fraction))
+    return tuple(_point(list(same), len(seeds)) for _, same in groupby(rows, key=_fraction))
 
 
 def _fraction(row: SweepRow) -> float:
     return round(row.fraction, 9)
 
 
-def _point(rows: Sequence[SweepRow]) -> Point:
+def _point(rows: Sequence[SweepRow], seeds: int) -> Point:
+    recalibrated, calibrate = _repair([(row.recalibrated, row.calibrate) for row in rows])
+    reconstructed, reconstruct = _repair([(row.reconstructed, row.reconstruct) for row in rows])
     return Point(
         fraction=_fraction(rows[0]),
         removed=fmean(row.removed for row in rows),
         raw=Spread.of([row.raw for row in rows]),
-        recalibrated=_spread([row.recalibrated for row in rows]),
-        reconstructed=_spread([row.reconstructed for row in rows]),
+        recalibrated=recalibrated,
+        reconstructed=reconstructed,
         parameters=fmean(row.parameters / row.dense_parameters for row in rows),
         macs=fmean(row.macs / row.dense_macs if row.dense_macs else 1.0 for row in rows),
+        calibrate=calibrate,
+        reconstruct=reconstruct,
+        by_macs=rows[0].by_macs,
+        seeds=seeds,
     )
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
-    known = [value for value in values if value is not None]
-    return Spread.of(known) if len(known) == len(values) else None
+def _repair(found: Sequence[tuple[float | None, int]]) -> tuple[Spread | None, int]:
+    """Return the accuracies after a repair and its images; None and 0 unless all seeds have it, on as many images."""
+    known = [accuracy for accuracy, _ in found if accuracy is not None]
+    counts = {images for _, images in found}
+    return (Spread.of(known), counts.pop()) if len(known) == len(found) and len(counts) == 1 else (None, 0)

@@ -58,6 +58,15 @@ REPAIRS = (RAW, RECALIBRATED, RECONSTRUCTED)
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where an accuracy is drawn; `whole` tells whether it is over all seeds of its curve."""
+
+    place: float
+    accuracy: Spread
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Panel:
     """What one panel shows: a compressor's curves, of one kind of repair or of all."""
 
@@ -71,20 +80,20 @@ class Panel:
         lines = textwrap.wrap(self.compressor, _TITLE)
         return "\n".join([*lines, *(repair.title for repair in self.repairs if len(self.repairs) == 1)])
 
-    def lines(self, curve: Curve) -> Iterator[tuple[Repair, list[tuple[float, Spread]]]]:
-        """Yield what to draw of a curve: pairs of place and accuracy, from the uncut model on where it is known."""
+    def lines(self, curve: Curve) -> Iterator[tuple[Repair, list[Mark]]]:
+        """Yield what to draw of a curve, from the uncut model on where it is known."""
         for repair in self.repairs:
             found = [(point, repair.value(point)) for point in curve.points]
-            known = [(self.axis.value(point), spread) for point, spread in found if spread is not None]
+            known = [Mark(self.axis.value(point), spread, point.whole) for point, spread in found if spread is not None]
             starts = any(point.fraction == 0 and spread is not None for point, spread in found)
             if known and repair.found_in([curve]) and curve.dense is not None and not starts:
-                known.append((self.axis.whole, curve.dense))
+                known.append(Mark(self.axis.whole, curve.dense))
             if known:
-                yield repair, sorted(known, key=lambda pair: pair[0])
+                yield repair, sorted(known, key=lambda mark: mark.place)
 
 
 _FLAT = 1e-3
-REMOVED = Axis("removed", lambda point: point.fraction, whole=0.0)
+REMOVED = Axis("removed", lambda point: point.went, whole=0.0)
 PARAMETERS = Axis("parameters left", lambda point: point.parameters, whole=1.0)
 MACS = Axis("MACs left", lambda point: point.macs, whole=1.0)
 
@@ -100,9 +109,10 @@ def draw(
     """Draw small multiples into a PNG file.
 
     Solid is the raw cut, dashed after BatchNorm recalibration, dotted after reconstruction; the line is the mean over
-    seeds, the band their range. A curve begins at the uncut model where that is known. Where something was
-    reconstructed, or with more methods than there are colours, each repair has panels of its own, and lines
-    tell the methods apart. Accuracy begins at zero unless even the worst is above a quarter.
+    seeds, the band their range. A point is hollow and outside the band if not all seeds of the curve have it. A curve
+    begins at the uncut model where that is known. Where something was reconstructed, or with more methods than there
+    are colours, each repair has panels of its own, and lines tell the methods apart. Accuracy begins at zero unless
+    even the worst is above a quarter.
 
     Args:
         path: the file.
@@ -128,6 +138,7 @@ def draw(
     heading = textwrap.fill(title, int(10 * width))
     figure.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles = _legend(methods, [] if alone else [repair for repair in repairs if repair.found_in(curves)])
+    handles += _HOLLOW if any(not point.whole for curve in curves for point in curve.points) else []
     room = int(width / (0.6 + 0.085 * max(len(str(handle.get_label())) for handle in handles)))
     ncols = min(len(handles), max(1, room))
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
@@ -165,17 +176,17 @@ def _panels(curves: Sequence[Curve], axes: Sequence[Axis], repairs: tuple[Repair
 
 
 def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequence[str]) -> None:  # noqa: ANN401  (matplotlib has no types)
-    lines = [(curve, repair, pairs) for curve in curves for repair, pairs in content.lines(curve)]
-    places = [x for _, _, pairs in lines for x, _ in pairs]
+    lines = [(curve, repair, marks) for curve in curves for repair, marks in content.lines(curve)]
+    places = [mark.place for _, _, marks in lines for mark in marks]
     cuts = any(repair.found_in(curves) for repair in content.repairs)
-    flat = any(len(pairs) > 1 for _, _, pairs in lines) and max(places) - min(places) <= _FLAT
+    flat = any(len(marks) > 1 for _, _, marks in lines) and max(places) - min(places) <= _FLAT
     if not cuts or flat:
         panel.text(0.5, 0.5, "stays the same" if cuts else "not measured", ha="center", va="center", color="#666666",
                    fontsize=9, transform=panel.transAxes)  # fmt: skip
     else:
-        for curve, repair, pairs in lines:
+        for curve, repair, marks in lines:
             colour, dash = _look(methods.index(curve.method))
-            _line(panel, pairs, colour, repair.dash if len(content.repairs) > 1 else dash)
+            _line(panel, marks, colour, repair.dash if len(content.repairs) > 1 else dash)
     panel.set_title(content.title, fontsize=10, loc="left")
     panel.set_xlabel(content.axis.title, fontsize=9)
     panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -188,24 +199,24 @@ def _panel(panel: Any, content: Panel, curves: Sequence[Curve], methods: Sequenc
 
 def _span(axis: Axis, panels: Sequence[Panel], curves: Sequence[Curve]) -> tuple[float, float]:
     """Return the range of an axis, the same in all of its panels."""
-    places = [x for panel in panels if panel.axis == axis for x, _ in _pairs(panel, curves)]
+    places = [mark.place for panel in panels if panel.axis == axis for mark in _marks(panel, curves)]
     return min(places) - _MARGIN, max(places) + _MARGIN
 
 
 def _limits(repairs: tuple[Repair, ...], panels: Sequence[Panel], curves: Sequence[Curve]) -> tuple[float, float]:
     """Return the range of accuracies that panels of a repair share: from zero, unless even the worst is far from it."""
-    spreads = [spread for panel in panels if panel.repairs == repairs for _, spread in _pairs(panel, curves)]
+    spreads = [mark.accuracy for panel in panels if panel.repairs == repairs for mark in _marks(panel, curves)]
     low, high = min(spread.low for spread in spreads), max(spread.high for spread in spreads)
     bottom = 0.0 if low < _FAR else math.floor(50 * low - 0.5) / 50
     return bottom, min(1.02, high + 0.04 * (high - bottom) + 1e-3)
 
 
-def _pairs(panel: Panel, curves: Sequence[Curve]) -> Iterator[tuple[float, Spread]]:
+def _marks(panel: Panel, curves: Sequence[Curve]) -> Iterator[Mark]:
     """Yield all that a panel shows."""
     for curve in curves:
         if curve.compressor == panel.compressor:
-            for _, pairs in panel.lines(curve):
-                yield from pairs
+            for _, marks in panel.lines(curve):
+                yield from marks
 
 
 def _look(index: int) -> tuple[str, Dash]:
@@ -213,11 +224,15 @@ def _look(index: int) -> tuple[str, Dash]:
     return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
 
 
-def _line(panel: Any, pairs: Sequence[tuple[float, Spread]], colour: str, style: Dash) -> None:  # noqa: ANN401  (see above)
-    xs = [x for x, _ in pairs]
-    panel.plot(xs, [s.mean for _, s in pairs], color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
-    if any(s.count > 1 for _, s in pairs):
-        panel.fill_between(xs, [s.low for _, s in pairs], [s.high for _, s in pairs], color=colour, alpha=0.15, lw=0)
+def _line(panel: Any, marks: Sequence[Mark], colour: str, style: Dash) -> None:  # noqa: ANN401  (see above)
+    places, means = [mark.place for mark in marks], [mark.accuracy.mean for mark in marks]
+    panel.plot(places, means, color=colour, linestyle=style, linewidth=1.7, marker="o", markersize=2.6)
+    if few := [mark for mark in marks if not mark.whole]:
+        hollow = {"color": colour, "markerfacecolor": "white", "marker": "o", "markersize": 4.0, "linestyle": "none"}
+        panel.plot([mark.place for mark in few], [mark.accuracy.mean for mark in few], **hollow)
+    if any(mark.accuracy.count > 1 for mark in marks):
+        low, high = [mark.accuracy.low for mark in marks], [mark.accuracy.high for mark in marks]
+        panel.fill_between(places, low, high, where=[mark.whole for mark in marks], color=colour, alpha=0.15, lw=0)
 
 
 def _legend(methods: Sequence[str], repairs: Sequence[Repair]) -> list[Line2D]:
@@ -226,3 +241,8 @@ def _legend(methods: Sequence[str], repairs: Sequence[Repair]) -> list[Line2D]:
     if len(repairs) > 1:
         handles += [Line2D([], [], color="#333333", linestyle=r.dash, label=r.title) for r in repairs]
     return handles
+
+
+_HOLLOW = [
+    Line2D([], [], color="#333333", linestyle="none", marker="o", markerfacecolor="white", label="not all seeds")
+]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
+BY_MACS = " by MACs"  # ends the label of a compressor whose fractions are of the multiply-accumulates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,11 @@ class SweepRow:
     calibrate: int = 0
     reconstructed: float | None = None
     reconstruct: int = 0
+
+    @property
+    def by_macs(self) -> bool:
+        """Whether `fraction` is of the multiply-accumulates instead of the atoms."""
+        return self.compressor.endswith(BY_MACS)
 
 
 @dataclass(frozen=True, kw_only=True)

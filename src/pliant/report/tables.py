@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
@@ -39,14 +39,18 @@ class Table:
 
 
 def run_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A table a compressor, a row a fraction: removed atoms, accuracy, parameters and MACs left, all in per cent."""
+    """A table a compressor, a row a fraction: removed atoms, accuracy, parameters and MACs left, all in per cent.
+
+    The title has the numbers of images of the repairs.
+    """
     return [_run_table(curve) for curve in curves]
 
 
 def study_tables(entries: Sequence[Entry], fractions: Sequence[float] | None = None) -> list[Table]:
     """A table a compressor and class: a row a method, a column a fraction, accuracies as `change` puts them.
 
-    Methods of different classes share no table, since their curves do not cost the same number of runs.
+    Methods of different classes share no table, since their curves do not cost the same number of runs. The head of a
+    column is the fraction that was asked for, and the range of what went where that is more than a point off.
 
     Args:
         entries: the methods.
@@ -86,11 +90,24 @@ def percent(spread: Spread) -> str:
 
 
 def change(point: Point | None) -> str:
-    """Return "raw → recalibrated → reconstructed" in per cent, as far as they are known, or a dash for no point."""
+    """Return "raw → recalibrated → reconstructed" in per cent up to the last that is known, or a dash for no point.
+
+    A step that is missing in between is a dash; where not all seeds of the curve have the cut, their number follows.
+    """
     if point is None:
         return "-"
-    steps = (point.raw, point.recalibrated, point.reconstructed)
-    return " → ".join(percent(step) for step in steps if step is not None)
+    steps = [point.raw, point.recalibrated, point.reconstructed]
+    while steps[-1] is None:
+        steps.pop()
+    return " → ".join(map(_known, steps)) + _share(point)
+
+
+def _known(spread: Spread | None) -> str:
+    return "-" if spread is None else percent(spread)
+
+
+def _share(point: Point) -> str:
+    return "" if point.whole else f" ({point.raw.count} of {point.seeds})"
 
 
 def _compressor_table(
@@ -98,10 +115,31 @@ def _compressor_table(
 ) -> Table:
     shown = fractions or sorted({point.fraction for _, curve in curves for point in curve.points})
     rows = [(e.label, *_cost(e), percent(e.dense), *(change(curve.at(f)) for f in shown)) for e, curve in curves]
-    head = ("method", *_COST, "dense", *(f"{fraction:.0%}" for fraction in shown))
-    points = [point for _, curve in curves for point in curve.points]
-    steps = "raw → recalibrated" + (" → reconstructed" if any(point.reconstructed for point in points) else "")
-    return Table(f"{name}, {claim}: accuracy (%), {steps}, by what is removed", head, tuple(rows))
+    columns = [[point for _, curve in curves if (point := curve.at(fraction))] for fraction in shown]
+    head = ("method", *_COST, "dense", *map(_asked, shown, columns))
+    points = [point for column in columns for point in column]
+    rebuilt = any(point.reconstructed for point in points)
+    steps = ["raw", "recalibrated" + _images(point.calibrate for point in points)]
+    steps += ["reconstructed" + _images(point.reconstruct for point in points)] if rebuilt else []
+    return Table(f"{name}, {claim}: accuracy (%), {' → '.join(steps)}, by what was to be removed", head, tuple(rows))
+
+
+def _asked(fraction: float, points: Sequence[Point]) -> str:
+    """Return what was asked for, and what went instead where that is more than a point away from it."""
+    went = [point.went for point in points]
+    if all(abs(share - fraction) <= _POINT for share in went):
+        return f"{fraction:.0%}"
+    ends = dict.fromkeys((f"{100 * min(went):.1f}", f"{100 * max(went):.1f}"))
+    return f"{fraction:.0%} ({'-'.join(ends)}% went)"
+
+
+_POINT = 0.01 + 1e-9
+
+
+def _images(counts: Iterable[int]) -> str:
+    """Return how many images a repair saw, as far as rows say so."""
+    known = sorted(set(counts) - {0})
+    return f" ({' or '.join(f'{count:,}' for count in known)} images)" if known else ""
 
 
 _COST = ("class", "runs a curve", "gradients")
@@ -114,16 +152,20 @@ def _cost(entry: Entry) -> tuple[str, str, str]:
 
 
 def _run_table(curve: Curve) -> Table:
-    rebuilt = any(point.reconstructed for point in curve.points)
+    points = curve.points
+    rebuilt = any(point.reconstructed for point in points)
+    seen = {"recalibrated": [p.calibrate for p in points], "reconstructed": [p.reconstruct for p in points]}
+    repairs = [name + images for name, counts in seen.items() if (images := _images(counts))]
+    title = curve.compressor + (f": {', '.join(repairs)}" if repairs else "")
     head = ("asked", "removed", "raw", "recalibrated", *(["reconstructed"] if rebuilt else []), "parameters", "MACs")
-    return Table(curve.compressor, head, tuple(_run_row(point, rebuilt=rebuilt) for point in curve.points))
+    return Table(title, head, tuple(_run_row(point, rebuilt=rebuilt) for point in points))
 
 
 def _run_row(point: Point, *, rebuilt: bool) -> tuple[str, ...]:
-    repaired = [point.recalibrated, *([point.reconstructed] if rebuilt else [])]
-    after = ["-" if spread is None else percent(spread) for spread in repaired]
+    steps = [point.raw, point.recalibrated, *([point.reconstructed] if rebuilt else [])]
+    after = ["-" if spread is None else percent(spread) + _share(point) for spread in steps]
     sizes = (f"{100 * point.parameters:.1f}", f"{100 * point.macs:.1f}")
-    return (f"{point.fraction:.0%}", f"{point.removed:.1%}", percent(point.raw), *after, *sizes)
+    return (f"{point.fraction:.0%}", f"{point.removed:.1%}", *after, *sizes)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

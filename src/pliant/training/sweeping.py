@@ -11,7 +11,7 @@ from pliant.compress import backward_elimination, closest
 from pliant.compress.budgets import BudgetError, Macs
 from pliant.compress.sweep import Cuts, Row
 from pliant.distributed import World
-from pliant.report.rows import SweepRow, append_row, repair
+from pliant.report.rows import BY_MACS, SweepRow, append_row, repair
 from pliant.training.build import judge
 from pliant.training.compressors import candidates_of, label_of
 from pliant.training.recipe_sweep import CompressorSpec, SweepSection, UnstructuredSpec
@@ -86,7 +86,7 @@ def series_of(section: SweepSection) -> Iterator[Series]:
         yield Series(spec, label_of(spec), "fractions", section.fractions)
     for spec in section.compressors if section.macs else ():
         if not isinstance(spec, UnstructuredSpec):
-            yield Series(spec, f"{label_of(spec)} by MACs", "macs", section.macs)
+            yield Series(spec, f"{label_of(spec)}{BY_MACS}", "macs", section.macs)
 
 
 def _row(cutting: _Cutting, label: str, fraction: float) -> Row | None:
