@@ -11,7 +11,7 @@ be interrupted and repeated.
 import argparse
 from pathlib import Path
 
-from suite import perform
+import suite
 
 from pliant.report.rows import TrialRow, read_rows
 from pliant.report.trials import best_of
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         for seed in range(options.seeds):
             recipe = Recipe.from_yaml(task.recipe, [*best, *options.override, f"seed={seed}", "tune=null"])
-            perform(recipe, RunFolder(options.runs / recipe.run_name))
+            folder = RunFolder(options.runs / recipe.run_name)
+            suite.perform(suite.Task(task.method, recipe, folder, suite.size_of(recipe)))
 
 
 def chosen(task: Task, rows: list[TrialRow]) -> list[str] | None:

@@ -19,13 +19,17 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import torch
 from pydantic import Field
 
-from pliant.data import DatasetNotFoundError, load
+from pliant.data import DatasetNotFoundError
 from pliant.report.archive import read_records
+from pliant.report.curves import cuts_of
+from pliant.report.gaps import gaps
 from pliant.report.publish import publish_study
 from pliant.report.rows import SweepRow, read_rows
 from pliant.report.study import Record, identity, read_record, study
+from pliant.training.build import load_data
 from pliant.training.divergence import DIVERGED
 from pliant.training.experiment import complete, load_run
 from pliant.training.folder import RunFolder
@@ -62,15 +66,21 @@ class Suite(Section):
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one report."""
+    """One run of one report, and how many images it learns from; None where its data is not there."""
 
     report: str
     recipe: Recipe
     folder: RunFolder
+    images: int | None = None
+
+    def has(self, asked: int, seen: int) -> bool:
+        """Tell whether a repair saw as many images as it was to see; one that was not asked for does no harm."""
+        return asked == 0 or seen == (asked if self.images is None else min(asked, self.images))
 
 
-def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda: False) -> bool:
+def perform(task: Task, stop: Callable[[], bool] = lambda: False) -> bool:
     """Train a run and sweep it, as far as that is not done; return whether nothing is left that can be done."""
+    recipe, folder = task.recipe, task.folder
     if is_taken(folder, recipe):
         print(f"left out: {folder.path} holds a run of other settings; move it away to train this one", flush=True)
         return False
@@ -83,12 +93,12 @@ def perform(recipe: Recipe, folder: RunFolder, stop: Callable[[], bool] = lambda
     except DIVERGED as error:  # the other runs are as good as before
         print(f"{folder.path} diverged: {error}", flush=True)
         return False
-    if sections := missing(recipe, rows_in(folder)):
+    if sections := missing(task, rows_in(folder)):
         run = load_run(folder)
         for row in chain.from_iterable(sweep_run(run, section) for section in sections):
             print(f"{recipe.run_name}: {row.compressor} {row.fraction:.0%}: {row.raw:.2%}", flush=True)
             if stop():
-                return not missing(recipe, rows_in(folder))
+                return not missing(task, rows_in(folder))
     return True
 
 
@@ -97,21 +107,29 @@ def rows_in(folder: RunFolder) -> list[SweepRow]:
     return read_rows(folder.sweep, SweepRow)
 
 
-def missing(recipe: Recipe, rows: Iterable[SweepRow]) -> list[SweepSection]:
-    """Return the cuts that a recipe asks for and that have no row yet, a section for each series."""
-    done = {(row.compressor, row.fraction) for row in rows if row.reconstruct or not recipe.sweep.reconstruct}
+def missing(task: Task, rows: Sequence[SweepRow]) -> list[SweepSection]:
+    """Return the cuts that a task asks for and that have no row yet, a section for each series.
+
+    A row counts if every repair that is asked for saw as many images as it should, or all that there are.
+    """
+    asked = task.recipe.sweep
+    done = {
+        key
+        for key, row in cuts_of(rows).items()
+        if task.has(asked.calibrate, row.calibrate) and task.has(asked.reconstruct, row.reconstruct)
+    }
     sections = []
-    for series in series_of(recipe.sweep):
-        left = [fraction for fraction in series.fractions if (series.label, fraction) not in done]
+    for series in series_of(asked):
+        left = [fraction for fraction in series.fractions if (series.label, round(fraction, 9)) not in done]
         if left:
             only = {"compressors": [series.compressor], "fractions": [], "macs": []} | {series.key: left}
-            sections.append(recipe.sweep.model_copy(update=only))
+            sections.append(asked.model_copy(update=only))
     return sections
 
 
-def cuts_left(recipe: Recipe, rows: Iterable[SweepRow]) -> int:
+def cuts_left(task: Task, rows: Sequence[SweepRow]) -> int:
     """Return how many cuts have no row yet."""
-    return sum(len(series.fractions) for section in missing(recipe, rows) for series in series_of(section))
+    return sum(len(series.fractions) for section in missing(task, rows) for series in series_of(section))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,21 +147,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def over() -> bool:
         return end is not None and time.monotonic() > end
 
-    every = list(tasks_of(suite, options.runs))
-    tasks = with_data(task for task in every if task.recipe.seed in suite.seeds[: options.seeds])
+    every = with_sizes(tasks_of(suite, options.runs))
+    tasks = [task for task in every if task.images is not None and task.recipe.seed in suite.seeds[: options.seeds]]
     archives = {name: Archive.of(options.output / name) for name in suite.reports}
     for name, archive in archives.items():
         if other := archive.strangers(task for task in every if task.report == name):
             print(f"left out of the report, since the suite has other settings: {', '.join(other)}", flush=True)
     done = [
-        task
-        for task in tasks
-        if archives[task.report].holds(task) or (swept(task) if over() else perform(task.recipe, task.folder, over))
+        task for task in tasks if archives[task.report].holds(task) or (swept(task) if over() else perform(task, over))
     ]
     for name, one in suite.reports.items():
         records = [record for task in every if task.report == name and (record := archives[name].best(task))]
         if records:
-            publish_study(options.output / name, study(records), title=one.title)
+            entries = study(records)
+            publish_study(options.output / name, entries, title=one.title)
+            print("".join(f"warning: {gap}\n" for gap in gaps(entries)), end="", flush=True)
     left = len(tasks) - len(done)
     print(f"{len(done)} of {len(tasks)} runs are done" + (": run it again" if left else ""))
     sys.exit(left > 0)
@@ -165,23 +183,26 @@ def tasks_of(suite: Suite, runs: Path) -> Iterator[Task]:
                 yield Task(name, recipe, RunFolder(runs / recipe.run_name))
 
 
-def with_data(tasks: Iterable[Task]) -> list[Task]:
-    """Return the tasks whose data is there, and say what is left out for want of data before hours have passed."""
-    there: dict[str, bool] = {}
-    kept = []
+def with_sizes(tasks: Iterable[Task]) -> list[Task]:
+    """Return the tasks with the sizes of their data, and say what is left out for want of data before hours pass."""
+    sizes: dict[str, int | None] = {}
+    sized = []
     for task in tasks:
         data = task.recipe.data
-        key = data.model_dump_json(include={"name", "root", "args"})
-        if key not in there:
-            try:
-                load(data.name, data.root, **data.args)
-                there[key] = True
-            except DatasetNotFoundError as error:
-                there[key] = False
-                print(f"left out, all runs on {data.name}: {error}", flush=True)
-        if there[key]:
-            kept.append(task)
-    return kept
+        key = data.model_dump_json(include={"name", "root", "args", "holdout"})
+        if key not in sizes:
+            sizes[key] = size_of(task.recipe)
+        sized.append(replace(task, images=sizes[key]))
+    return sized
+
+
+def size_of(recipe: Recipe) -> int | None:
+    """Return how many images a recipe learns from; None, and why, if they are not there."""
+    try:
+        return len(load_data(recipe, torch.device("cpu")).learn)
+    except DatasetNotFoundError as error:
+        print(f"left out, all runs on {recipe.data.name}: {error}", flush=True)
+        return None
 
 
 def rows_of(task: Task) -> list[SweepRow]:
@@ -198,7 +219,7 @@ def is_taken(folder: RunFolder, recipe: Recipe) -> bool:
 def swept(task: Task) -> bool:
     """Tell whether a run that was trained here has all of its rows."""
     rows = rows_of(task)
-    return bool(rows) and not missing(task.recipe, rows)
+    return bool(rows) and not missing(task, rows)
 
 
 @dataclass(frozen=True)
@@ -215,13 +236,13 @@ class Archive:
     def holds(self, task: Task) -> bool:
         """Tell whether nothing of a task is missing."""
         found = self._find(task)
-        return found is not None and not missing(task.recipe, found.sweep)
+        return found is not None and not missing(task, found.sweep)
 
     def best(self, task: Task) -> Record | None:
         """Return what there is of a task, by its name there; rows of two trainings are never mixed."""
         found = self._find(task)
         here = rows_of(task)
-        if here and (found is None or cuts_left(task.recipe, here) <= cuts_left(task.recipe, found.sweep)):
+        if here and (found is None or cuts_left(task, here) <= cuts_left(task, found.sweep)):
             return read_record(task.folder.path)
         return found and replace(found, recipe=found.recipe.model_copy(update={"name": task.recipe.name}))
 

@@ -81,6 +81,27 @@ def test_a_sweep_that_was_cut_short_goes_on_with_what_is_missing(small):
     assert sweep.read_text().splitlines() == rows
 
 
+def test_cuts_that_were_repaired_on_other_numbers_of_images_are_made_again(possible):
+    def images():
+        sweep = possible / "runs" / "small" / "digits" / "sgd-0" / "sweep.jsonl"
+        return [json.loads(line)["calibrate"] for line in sweep.read_text().splitlines()]
+
+    file = possible / "suite.yaml"
+    text = file.read_text()
+    asked = (32, 32, 10**6, 10**6, 0)  # all that there are, where that is fewer
+    seen = []
+    for count in asked:
+        file.write_text(text.replace("train.epochs=1,", f"train.epochs=1, sweep.calibrate={count},"))
+        assert ended(possible, "--seeds", "1") == 0
+        seen.append(images())
+    first, again, most, all_again, none = seen
+    assert set(first) == {32}
+    assert again == first
+    assert len(most) == 2 * len(first)
+    assert 32 < min(most[len(first) :]) < 10**6
+    assert all_again == none == most
+
+
 def test_runs_without_their_data_are_left_out_and_named_before_any_training(small, capsys, monkeypatch):
     monkeypatch.setenv("PLIANT_DATA", str(small / "nowhere"))
     file = small / "suite.yaml"
