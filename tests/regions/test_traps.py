@@ -244,6 +244,18 @@ def test_nan_is_neither_feasible_nor_silently_zero(gauge):
         assert ball.value(torch.full((2, 2), math.nan)).isnan()
 
 
+@pytest.mark.parametrize(
+    "gauge", [TopK(1), TopK(2), TopK(2, math.inf), Lp(1.0), Lp(1.5), Lp(2.0), Lp(3.0), Lp(math.inf)]
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_does_not_look_feasible_afterwards(gauge, bad):
+    for view in (Entries(), Filters()):
+        ball, x = Ball(gauge, view, 1.0), tensor([[1.0, bad], [0.5, 0.5]])
+        for moved in (ball.project(x), ball.scale_into(x)):
+            assert moved.isnan().any()
+            assert not ball.contains(moved, tol=1e6)
+
+
 def test_prox_of_tiny_tensors_neither_underflows_nor_overflows():
     for size in (1e-25, 1e25):
         x = size * torch.ones(3, 4)

@@ -353,6 +353,17 @@ def test_groups_of_a_plan_are_ready_for_the_optimizer():
     assert len(SFW(groups, lr=0.1).param_groups) == 4
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_make_feasible_refuses_weights_that_diverged_and_names_them(preset, bad):
+    model = small()
+    plan = preset(model, k=2)
+    with torch.no_grad():
+        model[0].weight[0, 0] = bad
+    with pytest.raises(ValueError, match=r"weights must be finite .* in 0\.weight; start from weights of before"):
+        plan.make_feasible()
+
+
 def test_make_feasible_scales_radially_and_reports():
     torch.manual_seed(0)
     model = small()

@@ -76,10 +76,11 @@ class Ball(Region):
         nearest = gauge.project(a, self.radius)
         # Rounding must not leave the result outside.
         nearest = nearest * (self.radius / gauge.value(nearest).clamp_min(self.radius)).unsqueeze(-1)
-        outside = gauge.value(split.magnitudes) * peak > self.radius  # squares of `a` may leave the range of float32
+        # Squares of `a` may leave the range of float32. A NaN compares False: it is not inside.
+        inside = gauge.value(split.magnitudes) * peak <= self.radius
         moved = self._unscaled(x, split.rebuild(nearest))
         kept = zip(tensors(moved), tensors(x), strict=True)
-        return pack(x, [torch.where(across(outside, old.ndim), new, old) for new, old in kept])
+        return pack(x, [torch.where(across(inside, old.ndim), old, new) for new, old in kept])
 
     def diameter(self, shape: Shape | Sequence[Shape]) -> float:
         shapes: Sequence[Any] = [shape] if self.arity == 1 and (not shape or isinstance(shape[0], int)) else shape
@@ -88,7 +89,7 @@ class Ball(Region):
 
     def scale_into(self, x: X) -> X:
         value = self.value(x)
-        factor = torch.where(value > self.radius, self.radius / value, 1.0)
+        factor = torch.where(value <= self.radius, 1.0, self.radius / value)  # NaN stays NaN
         # In the computing precision: a factor rounded to float16 may be 0 or far too large.
         return pack(x, [(upcast(part) * across(factor, part.ndim)).to(part.dtype) for part in tensors(x)])
 

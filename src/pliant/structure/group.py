@@ -73,10 +73,18 @@ class Group:
         """Scale the weights into the region in place; return their norm before, or None if they were inside.
 
         Collective where the weights are sharded.
+
+        Raises:
+            ValueError: naming the weights that are not finite.
         """
         if not isinstance(self.target, Region):
             return None
         weights = [whole(slot.parameter.detach()) for slot in self.slots]
+        if diverged := [n for n, weight in zip(self.names, weights, strict=True) if not weight.isfinite().all()]:
+            raise ValueError(
+                "weights must be finite to be scaled into a region, found NaN or infinity in "
+                f"{', '.join(diverged)}; start from weights of before the training diverged"
+            )
         point: Any = weights[0] if self.target.arity == 1 else weights
         if self.target.contains(point):  # up to rounding, so that weights on the boundary stay as they are
             return None
