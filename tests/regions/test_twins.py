@@ -117,6 +117,23 @@ def test_lp_projection_is_that_of_a_convex_solver(p):
     agree(lp_ball(p, 1.2), draw(5, seed=12), twins.in_lp_ball(1.2, p))
 
 
+@pytest.mark.parametrize("p", [1.2, 1.5, 1.9, 2.5, 3.0, 8.0])
+@pytest.mark.parametrize("radius", [1e-3, 0.3, 2.0])
+def test_lp_projection_is_that_of_plain_bisection(p, radius):
+    for x in (draw(40, seed=14).abs(), draw(40, seed=15).abs() ** 8, torch.tensor([3.0, 3.0, 0.0, 1e-9]).double()):
+        found = lp_ball(p, radius).project(x)
+        torch.testing.assert_close(found, twins.onto_lp_ball_by_bisection(x, p, radius), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 12])
+@pytest.mark.parametrize("step", [1e-6, 0.1, 1.0, 4.0, 100.0])
+def test_prox_of_the_k_sparse_gauge_is_that_of_plain_bisection(k, step):
+    for x in (draw(12, seed=16), draw(12, seed=17).round(), torch.tensor([2.0] * 11 + [0.0]).double()):
+        found = Penalty(TopK(k, math.inf), Entries(), 1.0).prox(x, step)
+        expected = twins.prox_by_bisection(lambda radius: k_sparse_polytope(k, radius), x, step)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_the_prox_is_no_worse_than_its_neighbours(k):
     x = draw(6, seed=13)

@@ -5,6 +5,7 @@ import math
 
 import cvxpy as cp
 import numpy as np
+import torch
 
 SOLVER = {"solver": cp.CLARABEL}
 
@@ -98,3 +99,32 @@ def in_group_lasso_ball(radius):
 
 def in_lp_ball(radius, p):
     return lambda y: [cp.pnorm(y, p) <= radius]
+
+
+def prox_by_bisection(ball_of, x, step):
+    """Prox of step * norm as the projection of x onto the ball whose residual has dual norm `step`, by halving."""
+    if float(ball_of(1.0).dual(x)) <= step:
+        return torch.zeros_like(x)
+    low, high = 0.0, float(ball_of(1.0).value(x))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        far = float(ball_of(1.0).dual(x - ball_of(middle).project(x))) > step
+        low, high = (middle, high) if far else (low, middle)
+    return ball_of(high).project(x)
+
+
+def onto_lp_ball_by_bisection(x, p, radius):
+    """Nearest y to non-negative x outside the l_p ball: y + mu y^(p-1) = x, both for y and for mu by halving."""
+
+    def root(decreasing, low, high):
+        for _ in range(200):
+            middle = 0.5 * (low + high)
+            above = decreasing(middle) > 0
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return high
+
+    def shrunk(mu):
+        return root(lambda y: x - y - mu * y ** (p - 1.0), torch.zeros_like(x), x.clone())
+
+    top = (x.sum() / radius ** (p - 1.0)).reshape(1)
+    return shrunk(root(lambda mu: shrunk(mu).norm(p) - radius, torch.zeros_like(top), top))

@@ -152,7 +152,7 @@ class TopK(Gauge):
             return (a - step).clamp_min(0.0)
         if self.p == 2.0:
             return projections.prox_of_k_support(a, k, step)
-        return projections.prox_by_projection(self, a, step)
+        return projections.prox_of_capped_sum(a, k, step)
 
     def diameter(self, n: int) -> float:
         return 2.0 if self.p == 2.0 else 2.0 * math.sqrt(self._count(n))

@@ -1,4 +1,4 @@
-"""Euclidean projections and proximal maps on magnitude vectors, by bisection in float64.
+"""Euclidean projections and proximal maps on magnitude vectors, by bisection and Newton steps in float64.
 
 These are not on the path of a Frank-Wolfe step, so they may look at values on the host.
 """
@@ -7,20 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 BITS = 60  # halvings: more than a float64 mantissa
-
-
-class Projectable(Protocol):
-    """The part of a gauge that `prox_by_projection` needs."""
-
-    def dual(self, a: Tensor) -> Tensor: ...
-    def value(self, a: Tensor) -> Tensor: ...
-    def project(self, a: Tensor, radius: float) -> Tensor: ...
 
 
 def bisect(decreasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -57,23 +48,58 @@ def onto_capped_simplex(a: Tensor, *, cap: float, total: float) -> Tensor:
 def onto_lp_ball(a: Tensor, p: float, radius: float) -> Tensor:
     """Project onto the l_p ball, 1 < p < inf: x + mu (x / radius)^(p-1) = a, with mu the dual norm of a - x."""
     work = a.double() / radius
-    q = p / (p - 1.0)
-
-    def solve(mu: Tensor) -> Tensor:
-        return bisect(lambda x: work - x - mu * x ** (p - 1.0), torch.zeros_like(work), work)
-
-    def excess(mu: Tensor) -> Tensor:
-        return _power_sum(solve(mu), p) - 1.0
-
     peak = work.amax(-1, keepdim=True).clamp_min(torch.finfo(work.dtype).tiny)
-    high = peak * torch.linalg.vector_norm(work / peak, q, dim=-1, keepdim=True)
-    mu = bisect(excess, torch.zeros_like(high), high)
-    inside = _power_sum(work, p) <= 1.0
-    return torch.where(inside, a, (solve(mu) * radius).to(a.dtype))
+    high = peak * torch.linalg.vector_norm(work / peak, p / (p - 1.0), dim=-1, keepdim=True)
+    mu = _multiplier(work, p, high)
+    inside = _log_power_sum(work, p) <= 0.0
+    return torch.where(inside, a, (_shrunk(work, mu, p) * radius).to(a.dtype))
 
 
-def _power_sum(x: Tensor, p: float) -> Tensor:
-    return torch.where(x.amax(-1, keepdim=True) > 1.0, torch.inf, (x**p).sum(-1, keepdim=True))
+def _shrunk(a: Tensor, mu: Tensor, p: float) -> Tensor:
+    """Return x with x + mu x^(p-1) = a, by Newton's method on a convex function from above, which never overshoots.
+
+    For p < 2 the function is convex in y = x^(p-1) instead, which turns it into mu y + y^(1/(p-1)) = a.
+    """
+    power = max(p - 1.0, 1.0 / (p - 1.0))
+    linear, curved = (torch.ones_like(mu), mu) if p > 2.0 else (mu, torch.ones_like(mu))
+    y = torch.minimum(a / linear, (a / curved) ** (1.0 / power))
+    for _ in range(BITS):
+        bent = curved * y ** (power - 1.0)
+        step = (linear * y + bent * y - a) / (linear + power * bent)
+        y = y - step.clamp_min(0.0)
+        if not bool((step > _ROUNDING * y).any()):
+            break
+    return y if p > 2.0 else y**power
+
+
+def _multiplier(a: Tensor, p: float, high: Tensor) -> Tensor:
+    """Return mu in [0, high] for which the x of `_shrunk` has sum(x^p) = 1, by Newton steps inside a bracket.
+
+    The logarithm of the sum is nearly linear in mu where mu is small and in log(mu) where it is large; a step goes
+    between those of the two, and every third halves the bracket.
+    """
+    low, mu = torch.zeros_like(high), high
+    for turn in range(3 * BITS):
+        x = _shrunk(a, mu, p)
+        excess = _log_power_sum(x, p)
+        low, high = torch.where(excess > 0, mu, low), torch.where(excess > 0, high, mu)
+        if not bool(((excess.abs() > _ROUNDING) & (high - low > _ROUNDING * high)).any()):
+            break
+        weights = (x / x.amax(-1, keepdim=True)) ** p
+        slope = p * (weights / (x ** (2.0 - p) + (p - 1.0) * mu)).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
+        steps = torch.cat([mu + excess / slope, mu * (excess / (slope * mu)).exp()], dim=-1)
+        newton = torch.minimum(torch.maximum(steps, low), high).mean(-1, keepdim=True)
+        usable = newton.isfinite() & (newton > low) & (newton < high) & (turn % 3 < 2)
+        mu = torch.where(usable, newton, 0.5 * (low + high))
+    return mu
+
+
+def _log_power_sum(x: Tensor, p: float) -> Tensor:
+    peak = x.amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return p * peak.log() + ((x / peak) ** p).sum(-1, keepdim=True).log()
+
+
+_ROUNDING = 1e-15
 
 
 @dataclass(frozen=True)
@@ -166,26 +192,31 @@ def prox_of_k_support(a: Tensor, k: int, step: float | Tensor) -> Tensor:
     return torch.where(dual <= bound, 0.0, point(s)[0] * peak).to(a.dtype)
 
 
-def prox_by_projection(gauge: Projectable, a: Tensor, step: float | Tensor) -> Tensor:
-    """Proximal map of step * norm as the projection onto the ball whose residual has dual norm `step`.
+def prox_of_capped_sum(a: Tensor, k: int, step: float | Tensor) -> Tensor:
+    """Proximal map of step * max(max(x), sum(x) / k): x = clip(a - nu, 0, top - nu), and 0 if dual(a) <= step.
 
-    At the projection x onto the ball of radius s the residual a - x is `dual(a - x)` times a subgradient of the norm
-    at x, and that factor falls from dual(a) to 0 as s grows.
+    The multipliers of the two bounds add up to the step, k nu + sum(max(a - top, 0)) = step, which gives `top` by nu;
+    nu is 0 or makes sum(x) = k max(x). Sums over sorted magnitudes make each try as cheap as a look-up.
     """
-    rows = a.double().reshape(-1, a.shape[-1])
-    steps = torch.as_tensor(step, dtype=rows.dtype, device=rows.device).expand(rows.shape[0])
-    out = [_prox_of_row(gauge, row, float(bound)) for row, bound in zip(rows, steps, strict=True)]
-    return torch.stack(out).reshape(a.shape).to(a.dtype)
+    work = a.double()
+    n, order = work.shape[-1], _Sorted.of(work)
+    bound = torch.as_tensor(step, dtype=work.dtype, device=work.device)
+    places = torch.arange(1, n + 1, dtype=work.dtype, device=work.device)
+    drops = (order.largest[..., 1:] - places * order.ascending.flip(-1)).cummax(-1).values  # above each of them
 
+    def top_of(nu: Tensor) -> Tensor:
+        rest = bound - k * nu
+        count = torch.searchsorted(drops, rest).clamp_min(1)
+        return (order.sum_of(count) - rest) / count
 
-def _prox_of_row(gauge: Projectable, row: Tensor, step: float) -> Tensor:
-    if float(gauge.dual(row)) <= step:
-        return torch.zeros_like(row)
-    low, high = 0.0, float(gauge.value(row))
-    for _ in range(BITS):
-        middle = 0.5 * (low + high)
-        if float(gauge.dual(row - gauge.project(row, middle))) > step:
-            low = middle
-        else:
-            high = middle
-    return gauge.project(row, high)
+    def excess(nu: Tensor) -> Tensor:
+        top = top_of(nu)
+        held, some = order.above(top), order.above(nu)
+        middle = order.sum_of(some) - order.sum_of(held) - nu * (some - held)
+        return middle + (held - k) * (top - nu)
+
+    zero = torch.zeros_like(work[..., :1])
+    nu = torch.where(excess(zero) <= 0, zero, bisect(excess, zero, zero + bound / k))
+    x = torch.minimum((work - nu).clamp_min(0.0), top_of(nu) - nu)
+    dual = order.sum_of(torch.full_like(zero, k, dtype=torch.int64))
+    return torch.where(dual <= bound, 0.0, x).to(a.dtype)
