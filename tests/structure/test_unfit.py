@@ -124,6 +124,13 @@ def test_a_function_without_any_tensor_may_be_set():
     assert compress(model, COMPRESSORS["filters"], 0.5, example=example()).report.relative_difference < 1e-10
 
 
+def test_a_function_may_read_a_variable_that_has_no_value_yet():
+    model = net()
+    model[3].forward = lambda x: F.relu(x) if x.ndim else later
+    assert compress(model, COMPRESSORS["filters"], 0.5, example=example()).report.relative_difference < 1e-10
+    later = None  # set after the call, so that the variable is empty before
+
+
 @pytest.mark.parametrize(
     "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
                  "register_full_backward_pre_hook", "register_state_dict_post_hook"]

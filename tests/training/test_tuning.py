@@ -331,7 +331,7 @@ def test_a_search_without_a_score_suggests_no_training(recipe, tmp_path, monkeyp
 
 def test_the_best_setting_of_every_finished_search_is_trained(recipe, tmp_path, monkeypatch):  # noqa: ARG001  (the study reads it)
     ran = []
-    monkeypatch.setattr(run_best, "perform", lambda recipe, folder: ran.append((recipe, folder.path)))
+    monkeypatch.setattr(run_best.suite, "perform", lambda task: ran.append((task.recipe, task.folder.path)))
     common = {"dense": 1.0, "rows": [], "round": "two"}
     scores = {"net": [0.1, 0.9, None], "other": [0.1, 0.9]}
     rows = [

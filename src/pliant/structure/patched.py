@@ -6,6 +6,7 @@ import dis
 import functools
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
 from torch import Tensor, nn
@@ -68,7 +69,9 @@ def _is_shared(value: FunctionType) -> bool:
 
 def _variables(function: FunctionType) -> Iterator[object]:
     """Return what a function reads that is not an argument."""
-    yield from (cell.cell_contents for cell in function.__closure__ or ())
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a variable that has no value yet
+            yield cell.cell_contents
     yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     names = {name for code in _codes(function.__code__) for name in _globals_of(code)}
     yield from (function.__globals__[name] for name in sorted(names) if name in function.__globals__)
