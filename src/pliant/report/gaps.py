@@ -52,9 +52,9 @@ def _curves(entry: Entry) -> Iterator[_Runs]:
 def _lacking(runs: _Runs) -> Iterator[str]:
     for path, own in runs.cuts.items():
         if lacking := [fraction for fraction in runs.fractions if fraction not in own]:
+            way_out = f"; run: {command('sweep', path)}" if path.is_dir() else ""  # archived runs have no folder
             yield (
-                f"{runs.name}: {path} has no cut at {_percents(lacking)}, so means there are over fewer seeds; "
-                f"run: {command('sweep', path)}"
+                f"{runs.name}: {path} has no cut at {_percents(lacking)}, so means there are over fewer seeds{way_out}"
             )
 
 
