@@ -45,7 +45,7 @@ def atom_scores(model: nn.Module, group: ChannelGroup, norms: Mapping[str, str],
     for layer, member in first.items():
         no_filters = tensors[member.tensor].detach().new_zeros(member.size, 0)
         parts.append((member, _with_norm(model, tensors, layer, no_filters)))
-    alive = torch.zeros(group.atoms, dtype=torch.bool)
+    alive = torch.full((group.atoms,), not group.of(Role.OUTPUT))  # without filters there is nothing to be zero
     for member, channels in parts:
         scores = score.of(channels).double().cpu()
         _check(scores, score, member)
