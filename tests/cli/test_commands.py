@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from interruption import StopAfterTwoBatches
 from pliant.cli import train as train_command
 from pliant.cli.main import app
 from pliant.compress import Scheme, compressor_of, read_cut
@@ -211,23 +212,7 @@ def test_seeds_are_reported_as_one_method(folder):
 
 def test_an_interrupted_run_is_resumed_by_its_folder_or_its_recipe(folder, monkeypatch):
     original = train_command.stop_on_interrupt
-
-    class Stopping:
-        """Ctrl-C after two batches."""
-
-        def __enter__(self):
-            left = [2]
-
-            def stop():
-                left[0] -= 1
-                return left[0] == 0
-
-            return stop
-
-        def __exit__(self, *_):
-            return False
-
-    monkeypatch.setattr(train_command, "stop_on_interrupt", Stopping)
+    monkeypatch.setattr(train_command, "stop_on_interrupt", StopAfterTwoBatches)
     assert "pliant train runs/tiny-0 --resume" in pliant("train", "tiny.yaml", code=130)
     assert "is interrupted; finish it with: pliant train runs/tiny-0 --resume" in pliant("sweep", "runs/tiny-0", code=2)
     monkeypatch.setattr(train_command, "stop_on_interrupt", original)

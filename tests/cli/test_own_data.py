@@ -7,6 +7,7 @@ import pytest
 import suite
 from typer.testing import CliRunner
 
+from interruption import StopAfterTwoBatches
 from pliant.cli import train as train_command
 from pliant.cli.main import app
 from pliant.data import DatasetNotFoundError, load
@@ -77,20 +78,9 @@ def sizes(name, root=None, **args):
     return len(load(f"data_of_my_own:{name}", root, **args).train)
 
 
-class Stopping:
-    """Ctrl-C after two batches."""
-
-    def __enter__(self):
-        left = iter([False, True])
-        return lambda: next(left)
-
-    def __exit__(self, *_):
-        return False
-
-
 def test_every_command_takes_data_of_ones_own(folder, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(train_command, "stop_on_interrupt", Stopping)
+        patched.setattr(train_command, "stop_on_interrupt", StopAfterTwoBatches)
         pliant("train", "own.yaml", code=130)
     pliant("train", "runs/own", "--resume")
     assert "filters, " in pliant("sweep", "runs/own")

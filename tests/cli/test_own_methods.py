@@ -5,6 +5,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from interruption import StopAfterTwoBatches
 from pliant import spec
 from pliant.cli import train as train_command
 from pliant.cli.main import app
@@ -126,20 +127,9 @@ def pliant(*args, code=0):
     return " ".join(result.output.split())
 
 
-class Stopping:
-    """Ctrl-C after two batches."""
-
-    def __enter__(self):
-        left = iter([False, True])
-        return lambda: next(left)
-
-    def __exit__(self, *_):
-        return False
-
-
 def test_every_command_takes_a_method_and_compressors_of_ones_own(folder, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(train_command, "stop_on_interrupt", Stopping)
+        patched.setattr(train_command, "stop_on_interrupt", StopAfterTwoBatches)
         pliant("train", "own.yaml", code=130)
     pliant("train", "runs/own", "--resume")
     assert read_rows(folder / "runs" / "own" / "metrics.jsonl", MetricsRow)[-1].epoch == 2
@@ -203,7 +193,10 @@ SWEPT = "sweep.compressors=['%s']"
         ("method.betas=[0.9, x]", ["method.betas.1: must be a valid number", "'x'"]),
         (INNER % "rate: 1", ["method.inner.rate: no such key", "allowed: type, lr, momentum"]),
         (INNER % "lr: fast", ["method.inner.lr: must be a valid number", "'fast'"]),
-        (SWEPT % "nowhere:C", ["sweep.compressors.0.type: nowhere:C: cannot import 'nowhere'"]),
+        (
+            SWEPT % "nowhere:C",
+            ["sweep.compressors.0.type: nowhere:C: cannot import 'nowhere'", "are filters, low-rank,"],
+        ),
         (SWEPT % "methods_of_my_own:absent", ["'methods_of_my_own' has no function 'absent'"]),
         (SWEPT % "methods_of_my_own:needing", ["is called without arguments, but needs amount: give these defaults"]),
         (SWEPT % "methods_of_my_own:nothing", ["must make a pliant.Compressor, found NoneType"]),

@@ -74,7 +74,10 @@ class UnstructuredSpec(Section):
 
 
 def _makes_a_compressor(name: str) -> str:
-    own_compressor(name)
+    try:
+        own_compressor(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; those of the package are {', '.join(by_type(BuiltInCompressorSpec))}") from error
     return name
 
 
