@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from fed import fed
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from pliant.compress import (
@@ -188,6 +190,53 @@ def test_steps_under_autocast_are_those_without_its_cache(compressor):
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
             models.append(trained(3, cram(compressor, 0.3, 0.6, ascent=0.2))[0])
     assert same(*models)
+
+
+@pytest.fixture
+def one_process():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_gradients_that_are_views_of_buckets_are_mixed_as_they_were():
+    def trained_as(wrap):
+        model = net()
+        called = wrap(model)
+        optimizer = cram(UnstructuredPruning(), 0.7)(SGD(model.parameters(), lr=0.1), model)
+        for x, y in batches(3):
+            optimizer.step(closure_of(called, optimizer, x, y))
+        return model
+
+    viewed = trained_as(lambda model: DistributedDataParallel(model, gradient_as_bucket_view=True))
+    assert same(viewed, trained_as(lambda model: model))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_sparse_gradients_of_embeddings_are_mixed_as_dense_ones(normalised):
+    class Bag(nn.Module):
+        def __init__(self, sparse):
+            super().__init__()
+            torch.manual_seed(0)
+            self.words = nn.Embedding(12, 8, sparse=sparse)
+            self.inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, words):
+            return self.inner(self.words(words).mean(1))
+
+    def trained_bag(sparse):
+        model, words = Bag(sparse), torch.arange(20).reshape(4, 5) % 10
+        operator = operator_of(UnstructuredPruning(), model, words)
+        cramming = Cramming((0.5,), normalised=normalised, share=0.4)
+        optimizer = CrAM(SGD(model.parameters(), lr=0.1), model, operator, cramming)
+        for _ in range(3):
+            optimizer.step(closure_of(model, optimizer, words, torch.arange(4) % 3))
+        assert model.words.weight.grad.is_sparse == sparse
+        return model
+
+    for a, b in zip(trained_bag(sparse=True).parameters(), trained_bag(sparse=False).parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_it_obeys_the_laws_of_optimizers():

@@ -12,7 +12,7 @@ from torch.optim import SGD
 
 from pliant.compress import FilterPruning, LowRank, PerLayer, Scheme, UnstructuredPruning
 from pliant.methods import Operator, RandomCut, operator_of
-from pliant.optim import SFW
+from pliant.optim import SFW, NonFiniteGradientError
 from pliant.structure import Plan
 from pliant.testing import OPTIMIZER_LAWS, check_optimizer
 from pliant.testing.optimizers import finite, habits
@@ -384,6 +384,21 @@ def test_a_failing_pass_leaves_the_weights_as_they_were():
     with pytest.raises(InterruptedError):
         optimizer.step(failing)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert optimizer.taken == 0
+
+
+@always_cut
+def test_where_the_inner_optimizer_fails_the_gradients_are_those_of_the_pass():
+    model = net()
+    optimizer = around(model, UnstructuredPruning(), 0.8, inner=sfw)
+    optimizer.begin()
+    ((x, y),) = batches(1)
+    F.cross_entropy(model(x), y).backward()
+    model[0].weight.grad[0] = torch.nan
+    grads = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(NonFiniteGradientError):
+        optimizer.step()
+    torch.testing.assert_close([p.grad for p in model.parameters()], grads, rtol=0, atol=0, equal_nan=True)
     assert optimizer.taken == 0
 
 

@@ -121,7 +121,9 @@ class Around(Outer):
             raise TypeError(f"maps must be StepMap objects, found {wrong[0]!r}")
         super().__init__(inner=inner, maps=tuple(maps), taken=0, memory=[{} for _ in maps])
 
-    _agreed = False  # that all processes have the same groups and maps
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._agreed = False  # that all processes have the same groups and maps
+        super().__setstate__(state)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -160,24 +162,23 @@ class Around(Outer):
         groups = {id(p): group for group in self.param_groups for p in group["params"]}
         return [Step(self.taken, groups, memory) for memory in self.memory]
 
-    def state_dict(self) -> dict[str, Any]:
+    def packed(self) -> dict[str, Any]:
         """Return the inner optimizer's state, and what the maps remember."""
-        return self.inner.state_dict() | {"around": {"taken": self.taken, "memory": list(self.memory)}}
+        return super().packed() | {"around": {"taken": self.taken, "memory": list(self.memory)}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
+    def unpack(self, state: dict[str, Any]) -> None:
+        """Take over what `packed` returned.
 
         Raises:
             ValueError: if it is not the state of an `Around` with as many maps.
         """
-        own = state_dict.get("around")
+        own = state.get("around")
         if own is None or len(own["memory"]) != len(self.maps):
             found = "no maps at all" if own is None else f"{len(own['memory'])} maps"
             raise ValueError(f"state_dict must be that of an Around with {len(self.maps)} maps, found {found}")
-        self.inner.load_state_dict({key: value for key, value in state_dict.items() if key != "around"})
+        super().unpack({key: value for key, value in state.items() if key != "around"})
         self.taken = own["taken"]
         self.memory = copy.deepcopy(own["memory"])
-        self.share()
 
 
 def _spelled(each: StepMap) -> str:

@@ -83,7 +83,11 @@ class CrAM(AtCuts):
     """
 
     key: ClassVar = "cram"
-    parts: ClassVar = ("inner", "model", "operator", "cramming", "taken")
+    protocol: ClassVar = (
+        "CrAM evaluates the gradient twice a step: call step(closure) with a closure that clears the gradients, "
+        "evaluates the model, calls backward and returns the loss"
+    )
+    parts: ClassVar = ("inner", "model", "operator", "cramming")
     operator: Operator
     cramming: Cramming
 
@@ -91,7 +95,7 @@ class CrAM(AtCuts):
         super().__init__(inner=inner, model=model, operator=operator, cramming=cramming)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step.
 
         Args:
@@ -101,20 +105,19 @@ class CrAM(AtCuts):
             The loss at the dense weights.
 
         Raises:
-            ValueError: without a closure.
+            ValueError: without a closure, or if the closure evaluates nothing or does not clear the gradients.
         """
         if closure is None:
-            raise ValueError(
-                "CrAM evaluates the gradient twice a step: call step(closure) with a closure that clears the "
-                "gradients, evaluates the model, calls backward and returns the loss"
-            )
-        with torch.enable_grad():
-            loss = closure()
-        dense = [(p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+            if not self.makes_state():
+                raise ValueError(self.protocol)
+            self.inner.step()
+            return None
+        loss = self.evaluated(closure)
+        dense = self._set_aside()
         try:
             if dense:
                 self._mix(dense, self._compressed(dense, closure))
-                self.taken += 1
+                self._count(self.taken + 1)
             self.inner.step()
         finally:  # where the second pass fails, they may say why
             for p, grad in dense:
@@ -125,13 +128,21 @@ class CrAM(AtCuts):
         """Return what is compressed how, which must be alike on all processes."""
         return [repr(self.cramming), *settings_of(self.inner)]
 
+    def _set_aside(self) -> list[tuple[Tensor, Tensor]]:
+        """Take all gradients from their parameters: the second pass may write into what it finds."""
+        dense = []
+        for p in self.params():
+            if p.grad is not None:
+                dense.append((p, p.grad.clone()))  # it may be a part of a buffer, which the second pass fills again
+                p.grad = None
+        return dense
+
     def _compressed(self, dense: Sequence[tuple[Tensor, Tensor]], closure: Callable[[], float]) -> list[Tensor | None]:
         """Return the gradients of the kept atoms at the compressed weights."""
         with self.kept_aside():
             factor = self._factor([grad for _, grad in dense])
             for p, grad in dense:
                 p.add_(grad * factor)
-                p.grad = None  # the closure may write zeros into what it finds
             gates = cut_in_place(self.operator, self.cramming.fraction(self.taken))
             with torch.enable_grad():
                 closure()
@@ -140,10 +151,20 @@ class CrAM(AtCuts):
     def _factor(self, grads: Sequence[Tensor]) -> float | Tensor:
         if not self.cramming.normalised:
             return self.cramming.ascent
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.nn.utils.get_total_norm([_values(grad) for grad in grads])
         return torch.where(norm > 0, self.cramming.ascent / norm, 0.0)
 
     def _mix(self, dense: Sequence[tuple[Tensor, Tensor]], compressed: Sequence[Tensor | None]) -> None:
         for (p, grad), other in zip(dense, compressed, strict=True):
-            # Of equal ends lerp returns the end, to the bit.
-            p.grad = torch.lerp(grad, torch.zeros_like(grad) if other is None else other, self.cramming.share)
+            p.grad = _mixed(grad, torch.zeros_like(grad) if other is None else other, self.cramming.share)
+
+
+def _mixed(grad: Tensor, other: Tensor, share: float) -> Tensor:
+    """Return the mean of two gradients; those of sparse embeddings are sparse."""
+    if grad.layout is torch.strided and other.layout is torch.strided:
+        return torch.lerp(grad, other, share)  # of equal ends it returns the end, to the bit
+    return grad * (1.0 - share) + other * share
+
+
+def _values(grad: Tensor) -> Tensor:
+    return grad if grad.layout is torch.strided else grad.coalesce().values()

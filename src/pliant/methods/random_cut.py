@@ -41,6 +41,13 @@ class _Begun:
         self.paused = paused
 
 
+class _Cutting:
+    """The step that was begun, if any: one object for an optimizer and whatever wraps it."""
+
+    def __init__(self) -> None:
+        self.step: _Begun | None = None
+
+
 class RandomCut(AtCuts):
     """Any optimizer, given in every step the gradient of the model cut at a random fraction; one evaluation a step.
 
@@ -83,13 +90,15 @@ class RandomCut(AtCuts):
     """
 
     key: ClassVar = "random_cut"
-    parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "start", "taken")
+    protocol: ClassVar = (
+        "RandomCut cuts the model before its gradient is taken: call begin() before the forward pass, or step(closure) "
+        "with a closure that clears the gradients, evaluates the model, calls backward and returns the loss"
+    )
+    parts: ClassVar = ("inner", "model", "operators", "fractions", "seed", "start")
     operators: tuple[Operator, ...]
     fractions: tuple[float, ...]
     seed: int
     start: int
-
-    _begun: _Begun | None = None  # between `begin` and `step`
 
     def __init__(
         self,
@@ -111,6 +120,10 @@ class RandomCut(AtCuts):
         if 0.0 not in fractions:
             _warn_of_statistics(model)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._cutting = _Cutting()
+        super().__setstate__(state)
+
     @torch.no_grad()
     def begin(self) -> float:
         """Cut the weights for the passes that the next `step()` takes its gradients from, in loops without closures.
@@ -122,14 +135,14 @@ class RandomCut(AtCuts):
         Returns:
             The fraction of the atoms that is removed.
         """
-        if self._begun is not None and self._begun.paused:
-            self._begun.turn(paused=False)
-            return self._begun.fraction
+        if self._cutting.step is not None and self._cutting.step.paused:
+            self._cutting.step.turn(paused=False)
+            return self._cutting.step.fraction
         self.restore()
         operator, fraction = self._drawn()
         aside = self.copies() if fraction else ()
         try:
-            self._begun = _Begun(fraction, cut_in_place(operator, fraction) if fraction else {}, aside)
+            self._cutting.step = _Begun(fraction, cut_in_place(operator, fraction) if fraction else {}, aside)
         except BaseException:
             put_back(aside)
             raise
@@ -138,7 +151,7 @@ class RandomCut(AtCuts):
     @property
     def begun(self) -> bool:
         """Whether `begin` was called, and neither `step` nor `restore` nor `pause` since."""
-        return self._begun is not None and not self._begun.paused
+        return self._cutting.step is not None and not self._cutting.step.paused
 
     @torch.no_grad()
     def pause(self) -> None:
@@ -146,14 +159,14 @@ class RandomCut(AtCuts):
 
         `begin` goes on with the same cut, at the cost of copying the weights.
         """
-        if self._begun is not None and not self._begun.paused:
-            self._begun.turn(paused=True)
+        if self._cutting.step is not None and not self._cutting.step.paused:
+            self._cutting.step.turn(paused=True)
 
     def restore(self) -> None:
         """Put back what `begin` has cut, without a step; do nothing where nothing is cut."""
-        if self._begun is not None and not self._begun.paused:
-            put_back(self._begun.aside)
-        self._begun = None
+        if self._cutting.step is not None and not self._cutting.step.paused:
+            put_back(self._cutting.step.aside)
+        self._cutting.step = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -167,56 +180,62 @@ class RandomCut(AtCuts):
             The loss of the model as it was cut; None without a closure.
 
         Raises:
-            ValueError: without a closure and without `begin`.
+            ValueError: without a closure and without `begin`; without `begin` also if the closure evaluates nothing or
+                does not clear the gradients.
         """
-        loss = None
-        if closure is not None:
-            if not self.begun:
-                self.begin()
-            try:
-                with torch.enable_grad():
-                    loss = closure()
-            except BaseException:
-                self.restore()
-                raise
-        if self._begun is None:
-            raise ValueError(
-                "RandomCut cuts the model before its gradient is taken: call begin() before the forward pass, or "
-                "step(closure) with a closure that clears the gradients, evaluates the model, calls backward and "
-                "returns the loss"
-            )
-        gates = self._begun.gates
+        if closure is None and self._cutting.step is None and self.makes_state():
+            self.inner.step()
+            return None
+        loss = None if closure is None else self._loss_at_the_cut(closure)
+        if self._cutting.step is None:
+            raise ValueError(self.protocol)
+        gates = self._cutting.step.gates
         self.restore()
         found = [(p, p.grad) for p in self.params() if p.grad is not None]
-        for p, grad in found:
-            p.grad = gates[p](grad) if p in gates else grad
-        self.inner.step()
-        for p, grad in found:
-            p.grad = grad
-        self.taken += bool(found)
+        try:
+            for p, grad in found:
+                p.grad = gates[p](grad) if p in gates else grad
+            self.inner.step()
+        finally:
+            for p, grad in found:
+                p.grad = grad
+        self._count(self.taken + bool(found))
         return loss
+
+    def _loss_at_the_cut(self, closure: Callable[[], float]) -> float | None:
+        going_on = self._cutting.step is not None  # gradients that are there belong to this step
+        if not self.begun:
+            self.begin()
+        try:
+            if not going_on:
+                return self.evaluated(closure)
+            with torch.enable_grad():
+                return closure()
+        except BaseException:
+            self.restore()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         self._check_whole()
         return super().__getstate__()
 
-    def state_dict(self) -> dict[str, Any]:
+    def packed(self) -> dict[str, Any]:
         """Return the inner optimizer's state and the number of steps.
 
         Raises:
             RuntimeError: between `begin` and `step`.
         """
         self._check_whole()
-        return super().state_dict()
+        return super().packed()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, after the model's; a cut that is still made is forgotten, not put back.
+    def unpack(self, state: dict[str, Any]) -> None:
+        """Take over what `packed` returned, after the model's; a cut that is still made is forgotten, not put back.
 
         Raises:
             ValueError: if it is not the state of a `RandomCut`.
         """
-        super().load_state_dict(state_dict)
-        self._begun = None
+        super().unpack(state)
+        self._cutting.step = None
 
     def settings(self) -> list[str]:
         """Return what is cut how, which must be alike on all processes."""
