@@ -15,7 +15,7 @@ import pliant
 from pliant.export import to_torch_export
 from pliant.integrations import Sweep, progress, shrinking_sfw
 from pliant.integrations.setup import unwrapped
-from pliant.methods import GroupLasso, RandomCut, operator_of, penalised, penalised_groups
+from pliant.methods import CrAM, Cramming, GroupLasso, RandomCut, operator_of, penalised, penalised_groups
 from pliant.optim import ProximalSGD
 from pliant.optim.steps import Constant, Cosine, Linear
 
@@ -389,6 +389,71 @@ def test_lightning_takes_gradients_at_random_cuts_as_an_own_loop_does(accumulate
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("way", ["callback", "begin", "unwrapped"])
+def test_manual_optimization_takes_gradients_at_random_cuts_as_an_own_loop_does(way):
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
+
+    def by_hand(module, x):
+        optimizer = module.optimizers()
+        if way != "callback":
+            (optimizer if way == "begin" else unwrapped(optimizer)).begin()
+            optimizer.pause()
+            assert module.net[0].weight.any(1).all()
+            assert not optimizer.begun
+            optimizer.begin()
+            assert optimizer.begun
+        module.manual_backward(module.net(x).square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    module, load = lightning_module(), torch.utils.data.DataLoader
+    module.automatic_optimization = False
+    type(module).training_step = by_hand
+    callbacks = [PliantCallback()] if way == "callback" else []
+    Trainer(callbacks=callbacks, enable_checkpointing=False, max_epochs=1, **QUIET).fit(
+        module, load([IMAGE] * 80, batch_size=8)
+    )
+    assert module.trainer.optimizers[0].taken == 10
+    for a, b in zip(module.parameters(), trained_at_random_cuts().parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_manual_optimization_that_forgets_to_cut_is_told():
+    def by_hand(module, x):
+        module.manual_backward(module.net(x).square().mean())
+        module.optimizers().step()
+
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    module = lightning_module()
+    module.automatic_optimization = False
+    type(module).training_step = by_hand
+    with pytest.raises(ValueError, match=r"call begin\(\) before the forward pass"):
+        Trainer(enable_checkpointing=False, max_epochs=1, **QUIET).fit(module, torch.utils.data.DataLoader([IMAGE] * 2))
+
+
+@pytest.mark.parametrize("with_callback", [True, False])
+def test_cram_is_refused_where_lightning_accumulates(with_callback):
+    from lightning.pytorch import Trainer  # noqa: PLC0415
+
+    from pliant.integrations.lightning import PliantCallback  # noqa: PLC0415
+
+    def cram(module):
+        inner = torch.optim.SGD(module.parameters(), lr=0.1)
+        return CrAM(inner, module, operator_of(pliant.LowRank(), module.net, torch.zeros(1, 6)), Cramming((0.5,)))
+
+    callbacks = [PliantCallback()] if with_callback else []
+    options = QUIET | {"enable_checkpointing": False, "max_epochs": 1, "callbacks": callbacks}
+    data = torch.utils.data.DataLoader([IMAGE] * 16, batch_size=2)
+    Trainer(**options).fit(lightning_module(cram), data)
+    with pytest.raises(
+        ValueError, match="accumulate_grad_batches=2" if with_callback else "evaluate all of them in it"
+    ):
+        Trainer(accumulate_grad_batches=2, **options).fit(lightning_module(cram), data)
+
+
 @pytest.mark.parametrize("when", ["after validation", "by the clock"])
 def test_checkpoints_of_lightning_in_mid_accumulation_are_of_the_whole_model_and_change_nothing(
     when, tmp_path, monkeypatch
@@ -408,7 +473,7 @@ def test_checkpoints_of_lightning_in_mid_accumulation_are_of_the_whole_model_and
     for path in paths:
         saved = torch.load(path, weights_only=True)
         assert saved["state_dict"]["net.0.weight"].any(1).all()
-        assert "random_cut" in saved["optimizer_states"][0]
+        assert "random_cut_taken" in saved["optimizer_states"][0]["param_groups"][0]
     assert not any(module.removed)
 
 

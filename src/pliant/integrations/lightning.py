@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pliant.integrations.setup import Sweep, progress, random_cuts, shrinking_sfw
+from pliant.integrations.setup import Sweep, progress, random_cuts, refuse_accumulation, shrinking_sfw
 from pliant.structure import Plan
 
 
@@ -34,7 +34,7 @@ class PliantCallback(Callback):  # type: ignore[misc]  # its library is not foll
 
     It cuts the model for all batches of a step of `RandomCut`, which Lightning alone does for the last of them only.
     After every batch, and where the fit fails, the model is whole, for validation, checkpoints and the callbacks that
-    come after this one.
+    come after this one. It refuses `CrAM` with accumulated gradients, of which that takes the last alone.
 
     Numbers are logged as `progress` names them; those of one `SFW` out of several end in "-" and its place among the
     optimizers, such as "pliant/shrinkage-0".
@@ -54,8 +54,14 @@ class PliantCallback(Callback):  # type: ignore[misc]  # its library is not foll
         self._logged = 0  # the step that was logged last
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Cut the model for a batch, if that is what an optimizer does: all batches of a step at the same cut."""
+        """Cut the model for a batch, if that is what an optimizer does: all batches of a step at the same cut.
+
+        Raises:
+            ValueError: if gradients are accumulated for `CrAM`.
+        """
         del pl_module, batch, batch_idx
+        if trainer.accumulate_grad_batches > 1:
+            refuse_accumulation(trainer.optimizers, f"accumulate_grad_batches={trainer.accumulate_grad_batches}")
         for optimizer in random_cuts(trainer.optimizers):
             optimizer.begin()
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pliant.compress import Compressor, Row, sweep
-from pliant.methods import RandomCut
+from pliant.methods import CrAM, RandomCut
 from pliant.methods.outer import innermost
 from pliant.optim import SFW, Shrinkage
 from pliant.optim.steps import Linear as LinearProfile
@@ -101,8 +101,29 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
 
 def random_cuts(optimizers: Iterable[Optimizer | None]) -> list[RandomCut]:
     """Return those optimizers, out of their wrappers, that cut the model before every step."""
-    found = [unwrapped(optimizer) for optimizer in optimizers if optimizer is not None]
-    return [optimizer for optimizer in found if isinstance(optimizer, RandomCut)]
+    return [optimizer for optimizer in _unwrapped(optimizers) if isinstance(optimizer, RandomCut)]
+
+
+def refuse_accumulation(optimizers: Iterable[Optimizer | None], option: str) -> None:
+    """Refuse optimizers that call the closure of a loop twice, where it evaluates the last of several batches alone.
+
+    Args:
+        optimizers: of the loop, in their wrappers.
+        option: of the loop, as it was found, such as "accumulate_grad_batches=4".
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if any(isinstance(optimizer, CrAM) for optimizer in _unwrapped(optimizers)):
+        raise ValueError(
+            "CrAM takes both of its gradients from the closure of the loop, which evaluates the last batch of a step "
+            f"alone, found {option}: take larger batches without accumulation, a closure of your own that clears the "
+            "gradients and evaluates all batches of a step, or RandomCut, which accumulates"
+        )
+
+
+def _unwrapped(optimizers: Iterable[Optimizer | None]) -> list[Optimizer]:
+    return [unwrapped(optimizer) for optimizer in optimizers if optimizer is not None]
 
 
 @dataclass
