@@ -8,7 +8,17 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from pliant.methods import Around, Stack, StepMap, Target, matrix_targets, stacks
+from pliant.methods import (
+    Around,
+    LoRITa,
+    LowRankCores,
+    Stack,
+    StepMap,
+    Target,
+    filter_targets,
+    matrix_targets,
+    stacks,
+)
 from pliant.optim import SFW
 from pliant.structure import InitScaled, Plan
 from pliant.testing.optimizer_laws import OPTIMIZER_LAWS, check_optimizer
@@ -201,6 +211,16 @@ class Net(nn.Module):
 )
 def test_targets_are_the_weights_that_are_asked_for(options, names):
     assert [target.name for target in matrix_targets(Net(), **options)] == names
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method")  # torch's compiler imports what torch deprecates
+@pytest.mark.parametrize("of", [matrix_targets, filter_targets, LoRITa().apply, LowRankCores(0.5).apply])
+def test_wrappers_that_rename_layers_are_refused_as_by_plans(of):
+    for wrapped in (torch.compile(Net()), nn.Sequential(torch.compile(Net()))):
+        with pytest.raises(ValueError, match=r"must not be wrapped by torch\.compile"):
+            Plan.for_low_rank(wrapped, k=1)
+        with pytest.raises(ValueError, match=r"must not be wrapped by torch\.compile"):
+            of(wrapped)
 
 
 def test_matrices_have_output_channels_as_rows_and_come_back():

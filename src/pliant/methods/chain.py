@@ -15,6 +15,7 @@ from pliant.compress.truncation import decompose
 from pliant.structure.copies import fresh_copy
 from pliant.structure.matricise import PRUNABLE, axes_of, widths
 from pliant.structure.rules import ignored, matrix_layers
+from pliant.structure.unfit import refuse_unnamed
 
 
 class Chain(Product):
@@ -73,7 +74,11 @@ def chained(
         first: whether the first of these layers is one of them.
         last: whether the last linear layer is one of them.
         ignore: patterns of layer names that are left alone.
+
+    Raises:
+        ValueError: if no layer is left, a weight is no parameter but computed from others, or the model is wrapped.
     """
+    refuse_unnamed(model)
     layers = dict(list(matrix_layers(model, last=last).items())[0 if first else 1 :])
     shared = shared_layers(model)
     copied = fresh_copy(model)

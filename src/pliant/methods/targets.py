@@ -10,6 +10,7 @@ import torch
 from pliant.sharding import put, put_grad, whole
 from pliant.structure.matricise import axes_of
 from pliant.structure.rules import filter_layers, ignored, matrix_layers
+from pliant.structure.unfit import refuse_unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -102,7 +103,8 @@ def matrix_targets(
         ignore: patterns of layer names that are left out.
 
     Raises:
-        ValueError: if no layer is left, or a weight is no parameter but computed from others.
+        ValueError: if no layer is left, a weight is no parameter but computed from others, or the model is wrapped
+            (`torch.compile`, `DistributedDataParallel`), so that no layer has a name of its own.
     """
     return _targets(model, matrix_layers(model, last=last), first, ignore)
 
@@ -118,12 +120,14 @@ def filter_targets(model: nn.Module, *, first: bool = True, ignore: Sequence[str
         ignore: patterns of layer names that are left out.
 
     Raises:
-        ValueError: if no layer is left, or a weight is no parameter but computed from others.
+        ValueError: if no layer is left, a weight is no parameter but computed from others, or the model is wrapped
+            (`torch.compile`, `DistributedDataParallel`), so that no layer has a name of its own.
     """
     return _targets(model, filter_layers(model), first, ignore)
 
 
 def _targets(model: nn.Module, layers: dict[str, nn.Module], first: bool, ignore: Sequence[str]) -> tuple[Target, ...]:
+    refuse_unnamed(model)
     kept = dict(list(layers.items())[0 if first else 1 :])
     found: dict[int, Target] = {}  # a weight that several layers share is one target, by the first of their names
     for name, layer in ignored(model, kept, ignore).items():

@@ -33,7 +33,7 @@ def refuse_unfit(model: nn.Module) -> None:
 
 
 def refuse_unnamed(model: nn.Module) -> None:
-    """Refuse models whose parameters have no names or sizes of their own, which a plan is made of.
+    """Refuse models whose parameters have no names or sizes of their own, which plans and targets are made of.
 
     Wrappers put a word of theirs before every name, so that neither patterns nor other plans of the model fit.
 
