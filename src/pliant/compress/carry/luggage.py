@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pliant.compress.carry.passage import Passage
-from pliant.compress.carry.regions import Change, axes_change, narrowed
+from pliant.compress.carry.regions import Change, axes_change, narrowed, narrowed_penalty
 from pliant.compress.carry.slicing import CarryError, Slices
 from pliant.compress.carry.state import Carrier, holds
+from pliant.optim.proximal import Regulariser
 from pliant.regions import Region
 
 
@@ -80,12 +81,15 @@ class _Packer:
     luggage: Luggage = field(default_factory=Luggage)
 
     def take_group(self, group: Mapping[str, Any]) -> None:
-        params, region = group["params"], group.get("region")
-        arity = region.arity if isinstance(region, Region) else 1
+        params, region, penalties = group["params"], _region(group), _penalties(group)
+        arity = next((held.arity for held in (region, *(p.view for p in penalties)) if held is not None), 1)
         points = [params[start : start + arity] for start in range(0, len(params), arity)]
         changed = self._entries(group)
-        if isinstance(region, Region):
-            changed["region"] = narrowed(region, [[self._change(parameter) for parameter in point] for point in points])
+        if region is not None:
+            changed["region"] = narrowed(region, self._changes(points, _IN_REGION))
+        if penalties:
+            changes = self._changes(points, _PENALISED)
+            changed["penalties"] = tuple(narrowed_penalty(penalty, changes) for penalty in penalties)
         self.luggage.groups.append(changed)
         for point in points:
             whole = not any(heir.slices for parameter in point for heir in self.passage.of(parameter))
@@ -121,18 +125,48 @@ class _Packer:
         if all(heir.slices is None for heir in heirs):
             self.luggage.dropped.append(name)
 
-    def _change(self, parameter: Tensor) -> Change:
+    def _changes(self, points: Sequence[Sequence[Tensor]], role: _Role) -> list[list[Change]]:
+        return [[self._change(parameter, role) for parameter in point] for point in points]
+
+    def _change(self, parameter: Tensor, role: _Role) -> Change:
         name, heirs = self.passage.name(parameter), self.passage.of(parameter)
         if not heirs or heirs[0].slices is None:
             found = ", ".join(repr(heir.name) for heir in heirs) or "nothing"
             raise CarryError(
-                f"{name!r} is (part of) a point of a region, and the cut puts {found} in its place; build a new "
-                "optimizer for the smaller model, or free the group before: region None and an lr for plain SGD steps"
+                f"{name!r} {role.what}, and the cut puts {found} in its place; build a new optimizer for the smaller "
+                f"model, or {role.way_out}"
             )
         (owner, _, local), (successor, _, _) = name.rpartition("."), heirs[0].name.rpartition(".")
         modules = self.passage.model.get_submodule(owner), self.passage.smaller.get_submodule(successor)
         before, after = tuple(parameter.shape), tuple(heirs[0].parameter.shape)
         return Change(name, before, after, axes_change(*modules, local), heirs[0].slices)
+
+
+@dataclass(frozen=True)
+class _Role:
+    """What a parameter is to its group, and how to give that up."""
+
+    what: str
+    way_out: str
+
+
+_IN_REGION = _Role(
+    "is (part of) a point of a region", "free the group before: region None and an lr for plain SGD steps"
+)
+_PENALISED = _Role("has penalties", 'empty the group before: group["penalties"] = ()')
+
+
+def _region(group: Mapping[str, Any]) -> Region | None:
+    region = group.get("region")
+    return region if isinstance(region, Region) else None
+
+
+def _penalties(group: Mapping[str, Any]) -> tuple[Regulariser, ...]:
+    """Return the penalties of a group; what other optimizers mean by the word is none of them."""
+    found = group.get("penalties")
+    if not isinstance(found, Sequence) or not all(isinstance(penalty, Regulariser) for penalty in found):
+        return ()
+    return tuple(found)
 
 
 def _check(optimizer: Optimizer, model: nn.Module) -> None:

@@ -1,17 +1,32 @@
-"""Regions of sliced parameters: the part of the old region in which the removed atoms are zero."""
+"""Regions and penalties of sliced parameters: what the old ones are where the removed atoms are zero."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from pliant.compress.carry import slicing
 from pliant.compress.carry.slicing import CarryError
-from pliant.regions import Axes, Ball, Coupled, Filters, Gauge, Joint, Region, Scaled, Singular, Slices, View
+from pliant.optim.proximal import Regulariser
+from pliant.regions import (
+    Axes,
+    Ball,
+    Coupled,
+    Filters,
+    Gauge,
+    Joint,
+    Penalty,
+    Region,
+    Scaled,
+    Singular,
+    Slices,
+    SparseGroupLasso,
+    View,
+)
 from pliant.regions.slices import channels_along
 from pliant.structure.matricise import CONVOLUTIONS, TRANSPOSED, axes_of
 
@@ -63,20 +78,47 @@ def narrowed(region: Region, points: Sequence[Sequence[Change]]) -> Region:
     Raises:
         CarryError: naming the parameters, if no one region fits all points any more.
     """
-    if not isinstance(region, Ball):
-        _check(region, points)
-        return region
-    views = {refit(region.view, point) for point in points}
-    if len(views) > 1:
-        raise _divided(points)
-    view = views.pop()
-    result = replace(region, view=view)
-    _check(result, points)
-    counts = [
-        (region.view.count(*[change.before for change in point]), view.count(*[change.after for change in point]))
-        for point in points
-    ]
-    return replace(result, gauge=_gauge(region.gauge, counts, points))
+    result = _refitted(region, points, "region") if isinstance(region, Ball) else region
+    for point in points:
+        shapes: Any = [change.after for change in point]
+        try:
+            result.diameter(shapes if result.arity > 1 else shapes[0])
+        except ValueError as error:
+            raise _unfit(point, "region", error) from error
+    return result
+
+
+@singledispatch
+def narrowed_penalty(penalty: Regulariser, points: Sequence[Sequence[Change]]) -> Regulariser:
+    """Return the penalty of sliced parameters.
+
+    Its weight stays, and k is the count that it was, so that its value at a truncated weight is that at the sliced one.
+    The group lasso is the exception: it goes with the root of the size of a filter, which is what is left of it.
+
+    Args:
+        penalty: of one parameter group.
+        points: its points, each `penalty.view.arity` tensors.
+
+    Raises:
+        CarryError: naming the parameters, if no one penalty fits all points any more, or one of an unknown kind would
+            have to change.
+    """
+    if _view_left(penalty.view, points, "penalty") != penalty.view:
+        raise CarryError(
+            f"the penalty {penalty!r} must read {_names(points)} otherwise after the cut, and nothing says how; build "
+            'a new optimizer for the smaller model, or empty the group before: group["penalties"] = ()'
+        )
+    return penalty
+
+
+@narrowed_penalty.register
+def _(penalty: Penalty, points: Sequence[Sequence[Change]]) -> Regulariser:
+    return _refitted(penalty, points, "penalty")
+
+
+@narrowed_penalty.register
+def _(penalty: SparseGroupLasso, points: Sequence[Sequence[Change]]) -> Regulariser:
+    return replace(penalty, view=_view_left(penalty.view, points, "penalty"))
 
 
 @singledispatch
@@ -92,14 +134,12 @@ def refit(view: View, changes: Sequence[Change]) -> View:  # noqa: ARG001  (for 
 
 @refit.register
 def _(view: Filters, changes: Sequence[Change]) -> View:
-    ((before, after),) = (change.axes for change in changes)
-    return replace(view, axes=after) if view.axes == before else view
+    return replace(view, axes=_axes_left(view.axes, changes))
 
 
 @refit.register
 def _(view: Singular, changes: Sequence[Change]) -> View:
-    ((before, after),) = (change.axes for change in changes)
-    return replace(view, axes=after) if view.axes == before else view
+    return replace(view, axes=_axes_left(view.axes, changes))
 
 
 @refit.register
@@ -122,6 +162,11 @@ def _(view: Coupled, changes: Sequence[Change]) -> View:
 @refit.register
 def _(view: Joint, changes: Sequence[Change]) -> View:
     return replace(view, members=_refit_members(view.members, changes))
+
+
+def _axes_left(axes: Axes, changes: Sequence[Change]) -> Axes:
+    ((before, after),) = (change.axes for change in changes)
+    return replace(axes, groups=after.groups) if axes.groups == before.groups else axes
 
 
 def _refit_members(members: Sequence[View], changes: Sequence[Change]) -> tuple[Any, ...]:
@@ -156,30 +201,52 @@ def _owners(view: Filters | Slices, change: Change) -> tuple[int, Sequence[int]]
     return view.axes.out, range(view.count(change.before))
 
 
-def _divided(points: Sequence[Sequence[Change]]) -> CarryError:
-    return CarryError(
-        f"{_names(points)} share one parameter group whose region would have to differ between them after the cut; "
-        "give each of them a group of its own, as a Plan does"
-    )
+_Held = TypeVar("_Held", Ball, Penalty)
 
 
-def _gauge(gauge: Gauge, counts: Sequence[tuple[int, int]], points: Sequence[Sequence[Change]]) -> Gauge:
+def _refitted(held: _Held, points: Sequence[Sequence[Change]], what: str) -> _Held:
+    """Return a ball or a penalty whose norm of what is left is the old norm of the truncated weights."""
+    view = _view_left(held.view, points, what)
+    counts = [
+        (held.view.count(*[change.before for change in point]), view.count(*[change.after for change in point]))
+        for point in points
+    ]
+    return replace(held, view=view, gauge=_gauge(held.gauge, counts, points, what))
+
+
+def _view_left(view: Any, points: Sequence[Sequence[Change]], what: str) -> Any:  # noqa: ANN401  (view of one kind)
+    """Return the one view of what is left of all points."""
+    views = {refit(view, point) for point in points}
+    if len(views) > 1:
+        raise _divided(points, what)
+    left = views.pop()
+    for point in points:
+        try:
+            left.count(*[change.after for change in point])
+        except ValueError as error:
+            raise _unfit(point, what, error) from error
+    return left
+
+
+def _gauge(gauge: Gauge, counts: Sequence[tuple[int, int]], points: Sequence[Sequence[Change]], what: str) -> Gauge:
     """Return the gauge that is on what is left of every point what the old one was on the whole."""
     wanted = [(gauge.at(before).at(after), after) for before, after in counts]
     candidates = (gauge, *(gauge.at(before) for before, _ in counts))
     fitting = [one for one in candidates if all(one.at(after) == want for want, after in wanted)]
     if not fitting:
-        raise _divided(points)
+        raise _divided(points, what)
     return fitting[0]
 
 
-def _check(region: Region, points: Sequence[Sequence[Change]]) -> None:
-    for point in points:
-        shapes: Any = [change.after for change in point]
-        try:
-            region.diameter(shapes if region.arity > 1 else shapes[0])
-        except ValueError as error:
-            raise CarryError(f"the region of {_names([point])} does not fit what is left of them: {error}") from error
+def _divided(points: Sequence[Sequence[Change]], what: str) -> CarryError:
+    return CarryError(
+        f"{_names(points)} share one parameter group whose {what} would have to differ between them after the cut; "
+        "give each of them a group of its own, as a Plan and penalised_groups do"
+    )
+
+
+def _unfit(point: Sequence[Change], what: str, error: ValueError) -> CarryError:
+    return CarryError(f"the {what} of {_names([point])} does not fit what is left of them: {error}")
 
 
 def _names(points: Sequence[Sequence[Change]]) -> str:
