@@ -67,6 +67,37 @@ def test_tied_weights_go_once():
     assert done.report.skipped == {"1.weight": "the same tensor as 0.weight"}
 
 
+class Tied(nn.Module):
+    """An embedding and a linear layer of one weight, in either order, and another linear layer."""
+
+    def __init__(self, *, embedding_first):
+        super().__init__()
+        words, out = nn.Embedding(6, 6), nn.Linear(6, 6)
+        words.weight = out.weight
+        self.first, self.second = (words, out) if embedding_first else (out, words)
+        self.last, self.embedding_first = nn.Linear(6, 6), embedding_first
+
+    def forward(self, x):
+        words, out = (self.first, self.second) if self.embedding_first else (self.second, self.first)
+        return self.last(out(words(x)))
+
+
+@pytest.mark.parametrize("embedding_first", [True, False])
+def test_a_weight_stays_whole_if_one_of_its_names_must(embedding_first):
+    words, out = ("first.weight", "second.weight") if embedding_first else ("second.weight", "first.weight")
+    cut = UnstructuredPruning().select(Tied(embedding_first=embedding_first), 0.5, example=torch.arange(6))
+    assert set(cut.atoms) == {"last.weight"}
+    assert cut.skipped == {words: "a parameter of Embedding", out: f"the same tensor as {words}"}
+
+
+@pytest.mark.parametrize("ignored", ["0", "1", "0.weight", "1.weight"])
+def test_ignoring_one_of_the_layers_that_share_a_weight_leaves_it_whole(ignored):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    model[1].weight = model[0].weight
+    cut = UnstructuredPruning(ignore=(ignored,)).select(model, 0.5, example=torch.randn(1, 6))
+    assert set(cut.atoms) == {"2.weight"}
+
+
 def test_attention_projections_take_part():
     model, example = build("attention")
     cut = UnstructuredPruning(ignore=("head.*",)).select(model, 0.5, example=example)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,9 @@ from pliant.structure.channels.kinds import Layers
 from pliant.structure.matricise import is_convolution, is_input_first, is_layer, is_linear, is_plain_layer
 from pliant.structure.norms import NORM_LAYERS
 from pliant.structure.patterns import ignored_by, warn_of_unmatched
+from pliant.structure.shared import shared_layers
+
+__all__ = ["Candidates", "find_candidates", "shared_layers"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,6 @@ def find_candidates(model: nn.Module, probe: Probe, kind: Layers, ignore: Sequen
         else:
             skipped[name] = reason
     return Candidates(layers, skipped)
-
-
-def shared_layers(model: nn.Module) -> dict[str, str]:
-    """Return name -> reason for every layer whose module or weight the model uses under several names."""
-    owners: dict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        for _, parameter in module.named_parameters(recurse=False):
-            owners[id(parameter)].append(name)
-    reasons = {}
-    for names in owners.values():
-        for name in names:
-            others = sorted(set(names) - {name})
-            if others:
-                reasons[name] = f"shares its weights with {', '.join(others)}"
-    return reasons
 
 
 def _kind(model: nn.Module, kind: Layers) -> Callable[[nn.Module], bool]:

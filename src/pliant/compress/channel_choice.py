@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from pliant.compress.candidates import shared_layers
 from pliant.compress.reading import CutError
 from pliant.compress.verify import verify
 from pliant.structure.channels import ChannelGroup, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
 from pliant.structure.example import Example
 from pliant.structure.matricise import is_convolution, is_layer
+from pliant.structure.shared import shared_layers
 
 _UNCALLED = "its forward is not called on the example: code that does may not fit what was cut"
 _PARAMETRISED = "its weight is parametrised: it is computed before each call"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,9 +29,9 @@ class UnstructuredPruning(Compressor):
     """Set the weights of smallest magnitude to zero, exactly as many as the fraction says.
 
     The weights are the matrices and kernels of all layers, output layers and attention projections included; norm
-    layers, biases, embeddings and free tokens never take part. `realise` returns what `truncate` returns, dense tensors
-    that hold zeros: zeros in between save nothing, and the cut says so. The layers of a cut are named by parameter
-    ("conv.weight").
+    layers, biases, embeddings and free tokens never take part, nor do weights that are one of these under another name.
+    `realise` returns what `truncate` returns, dense tensors that hold zeros: zeros in between save nothing, and the cut
+    says so. The layers of a cut are named by parameter ("conv.weight").
 
     Args:
         scope: over what the magnitudes compete.
@@ -99,27 +99,33 @@ def _check_asked(fraction: float | None, budget: Budget | None) -> float:
 
 
 def _weights(model: nn.Module, ignore: Sequence[str]) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+    """Return the weights that take part, and why others do not: a tensor of several names does if all of them may."""
     warn_of_unmatched(model, ignore)
     weights: dict[str, nn.Parameter] = {}
     skipped: dict[str, str] = {}
-    owners = dict(model.named_modules())
-    first: dict[int, str] = {}
+    owners = dict(model.named_modules(remove_duplicate=False))
+    known: dict[nn.Parameter, dict[str, str | None]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner, _, local = name.rpartition(".")
-        pattern = ignored_by(ignore, owner, name)
-        if parameter.ndim < 2:
-            continue
-        if first.setdefault(id(parameter), name) != name:
-            skipped[name] = f"the same tensor as {first[id(parameter)]}"
-        elif pattern is not None:
-            skipped[name] = f"matches the ignore pattern {pattern!r}"
-        elif isinstance(owners[owner], (*NORM_LAYERS, *_TABLES)):
-            skipped[name] = f"a parameter of {type(owners[owner]).__name__}"
-        elif "weight" not in local:
-            skipped[name] = "not the weight of a layer"
-        else:
-            weights[name] = parameter
+        if parameter.ndim >= 2:
+            known.setdefault(parameter, {})[name] = _refusal(owners, name, ignore)
+    for parameter, reasons in known.items():
+        refused = next((name for name, reason in reasons.items() if reason is not None), None)
+        speaker = refused or next(iter(reasons))
+        if refused is None:
+            weights[speaker] = parameter
+        same = {name: reason or f"the same tensor as {speaker}" for name, reason in reasons.items()}
+        skipped |= {name: reason for name, reason in same.items() if name not in weights}
     return weights, skipped
+
+
+def _refusal(owners: Mapping[str, nn.Module], name: str, ignore: Sequence[str]) -> str | None:
+    owner, _, local = name.rpartition(".")
+    pattern = ignored_by(ignore, owner, name)
+    if pattern is not None:
+        return f"matches the ignore pattern {pattern!r}"
+    if isinstance(owners[owner], (*NORM_LAYERS, *_TABLES)):
+        return f"a parameter of {type(owners[owner]).__name__}"
+    return None if "weight" in local else "not the weight of a layer"
 
 
 def _magnitudes(name: str, weight: Tensor) -> Tensor:

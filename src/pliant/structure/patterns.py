@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from itertools import chain
 
 from torch import nn
 
@@ -31,7 +30,8 @@ def warn_of_unmatched(model: nn.Module, ignore: Sequence[str]) -> None:
     """Log a warning for every pattern that matches no name of the model: a typo would cut what was to stay whole."""
     if not ignore:
         return
-    names = [name for name, _ in chain(model.named_modules(), model.named_parameters(), model.named_buffers()) if name]
+    every = (model.named_modules, model.named_parameters, model.named_buffers)
+    names = [name for found in every for name, _ in found(remove_duplicate=False) if name]
     for pattern in ignore:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")

@@ -23,6 +23,7 @@ from pliant.structure.group import Group, describe, joined
 from pliant.structure.norms import CHANNEL_NORMS, is_norm, norm_after
 from pliant.structure.radius import InitScaled, RadiusRule
 from pliant.structure.rules import Rule, Slot, filter_layers, ignored, match, matrix_layers, slots_of, weight_layers
+from pliant.structure.shared import without_foreign, without_shared
 from pliant.structure.treatment import Constraint, Free, Joined, Treatment
 
 # The best settings of the first round of trials in results/fashion-mnist; the second found others as good.
@@ -68,7 +69,8 @@ class Plan:
     ) -> Plan:
         """Constrain filters by a group-k-support ball each, for `FilterPruning`.
 
-        Filters are those of all convolutions; of all linear layers but the last where the model has no convolution.
+        Filters are those of all convolutions; of all linear layers but the last where the model has no convolution. A
+        weight that something else has too, such as an embedding or the last layer, is left to `rest`.
 
         With `coupled` there is one ball for each group of channels that `FilterPruning` cuts, instead of one for each
         layer: the atom is all that makes a channel (filters, biases, norm scales and shifts of every layer that must
@@ -105,7 +107,7 @@ class Plan:
             return Plan(_coupled(slots, found, kind, norms, rest))
         if layers is not Layers.AUTO:
             raise ValueError(f"layers=... is for coupled=True, found {layers}; use ignore=... to leave layers out")
-        modules = ignored(model, filter_layers(model), ignore)
+        modules = without_foreign(model, ignored(model, filter_layers(model), ignore), ignore)
         if norms is None:
             own = choice(modules, kind, NORMS_FOR_FILTERS, rest)
             return Plan(assign(slots, lambda slot: rest if _mixes_channels(slot.module) else own(slot)))
@@ -129,7 +131,8 @@ class Plan:
         """Constrain weights by a spectral-k-support ball each, for `LowRank`.
 
         Weights are those of all convolutions and of all linear layers but the last, without those of an
-        `nn.MultiheadAttention`, which no cut decomposes: call `separate_attention` before for these.
+        `nn.MultiheadAttention`, which no cut decomposes: call `separate_attention` before for these. Layers that share
+        their weights are left to `rest` likewise.
 
         Args:
             model: any module; frozen parameters are left out.
@@ -143,7 +146,7 @@ class Plan:
             ValueError: if nothing is left to constrain.
         """
         slots = slots_of(model)
-        layers = ignored(model, matrix_layers(model), ignore)
+        layers = without_shared(model, ignored(model, matrix_layers(model), ignore))
         return _preset(slots, layers, Constraint(TopK(k), Singular, radius), norms, rest)
 
     @staticmethod
@@ -158,7 +161,8 @@ class Plan:
     ) -> Plan:
         """Constrain the entries of weights by a k-support ball each, for `UnstructuredPruning`.
 
-        Weights are those of all convolutions and linear layers.
+        Weights are those of all convolutions and linear layers. One that is an embedding's too is left to `rest`, for
+        the cut leaves it whole.
 
         Args:
             model: any module; frozen parameters are left out.
@@ -172,7 +176,7 @@ class Plan:
             ValueError: if nothing is left to constrain.
         """
         slots = slots_of(model)
-        layers = ignored(model, weight_layers(model), ignore)
+        layers = without_foreign(model, ignored(model, weight_layers(model), ignore), ignore)
         return _preset(slots, layers, Constraint(TopK(k), radius=radius), norms, rest)
 
     @staticmethod
