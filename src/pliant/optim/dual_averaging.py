@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from pliant.optim.account import is_zero
 from pliant.optim.adaptive import Adaptive
 from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
@@ -35,6 +36,8 @@ class DualAveraging(Optimizer):
     The weighted average of all gradients has a vanishing variance, so that after finitely many steps the zeros of Z are
     those of the optimum: proximal SGD keeps undoing them, since the noise of its gradients does not fall. Where an
     entry of Z is zero and that of W has come down to rounding level of the tensor's largest, it becomes exactly zero.
+
+    A step at which the rate is the number 0 adds nothing to the sums, and does not count.
 
     Several penalties of a group are mapped one after the other, which is the map of their sum where they are nested.
 
@@ -147,6 +150,8 @@ def _sum_up(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     """Add a gradient to the sums; of sharded weights every process adds its part."""
     if not state or (group["restart_every"] and state["stage"] >= group["restart_every"]):
         _start_stage(p, state, group)
+    if is_zero(group["lr"]):
+        return
     state["step"] += 1
     state["stage"] += 1
     grad, here = cast("Tensor", local_grad(p)), local(p)

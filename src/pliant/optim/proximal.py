@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.optimizer import ParamsT
 
+from pliant.optim.account import is_zero
 from pliant.optim.agreement import agree_if_sharded
 from pliant.optim.change import change_wholes
 from pliant.optim.gradient import frozen_without_gradients, gradient_of
@@ -51,7 +52,8 @@ class ProximalSGD(SGD):
     order (filters, then rank) is that of `penalties`.
 
     A penalty that takes one tensor acts on every parameter of its group; one that takes several acts on the group's
-    parameters, in order, together. A parameter without gradient is left alone, and does not count as stepped.
+    parameters, in order, together. A parameter without gradient is left alone, and does not count as stepped, nor does
+    any in a step at which the rate is the number 0.
 
     Args:
         params: as for every torch optimizer. Groups say their `penalties`, a sequence of `pliant.Penalty`; groups that
@@ -150,12 +152,12 @@ class ProximalSGD(SGD):
         moved = [point for point in _points(group) if all(gradient_of(p) is not None for p in point)]
         for point in moved:
             state = self.state[point[0]]
-            state["steps"] = state.get("steps", 0) + 1
+            state["steps"] = state.get("steps", 0) + (not is_zero(group["lr"]))
         return [point for point in moved if self.state[point[0]]["steps"] % group["prox_every"] == 0]
 
     def _map(self, group: dict[str, Any], points: list[list[Tensor]]) -> None:
         rate = group["lr"]
-        if not isinstance(rate, Tensor) and rate == 0:
+        if is_zero(rate):
             return
         if any(is_sharded(p) for point in points for p in point):
             for penalty in group["penalties"]:

@@ -139,9 +139,10 @@ class SFW(Optimizer):
         usable = self._usable()
         self._count(parts)
         steps = [part.step(grad, usable) for part, grad in zip(parts, grads, strict=True)]
-        heads = [point.states[0] for part in parts for point in part.points]
-        if heads:
-            record(heads, [alpha for part in steps for alpha in part], usable)
+        points = [point for part in parts for point in part.points]
+        if points:
+            rates = [point.group["lr"] for point in points]
+            record([p.states[0] for p in points], [alpha for part in steps for alpha in part], rates, usable)
         for group in self.param_groups:
             for p in group["params"] if group["region"] is None else ():
                 (free_step_of_part if is_sharded(p) else free_step)(p, self.state[p], group, usable)

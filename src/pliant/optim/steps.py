@@ -193,7 +193,7 @@ class Shrinkage(StepRule):
     """Step sizes that sum to `total` over the run at lr = 1, whatever its length.
 
     About exp(-total) of the initial weights is left at the end; the rest is a mixture of vertices. After `steps` steps
-    the step size is zero.
+    the step size is zero. Steps at a rate of 0, such as the first of a warm-up, do not count.
 
     Args:
         total: sum of the step sizes, positive; 3 is a good start.
