@@ -16,8 +16,6 @@ from pliant.structure.norms import NORM_LAYERS
 from pliant.structure.patterns import ignored_by, warn_of_unmatched
 from pliant.structure.shared import shared_layers
 
-__all__ = ["Candidates", "find_candidates", "shared_layers"]
-
 
 @dataclass(frozen=True)
 class Candidates:

@@ -8,13 +8,13 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from pliant.compress.candidates import shared_layers
 from pliant.compress.factor import Product, blank_factors, blank_like
 from pliant.compress.surgery import in_format_of, replace
 from pliant.compress.truncation import decompose
 from pliant.structure.copies import fresh_copy
 from pliant.structure.matricise import PRUNABLE, axes_of, widths
 from pliant.structure.rules import ignored, matrix_layers
+from pliant.structure.shared import shared_layers
 from pliant.structure.unfit import refuse_unnamed
 
 

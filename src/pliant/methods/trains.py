@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pliant.compress.candidates import shared_layers
 from pliant.compress.surgery import replace
 from pliant.methods.change import ModuleChange
 from pliant.sets import TensorTrainSet
 from pliant.sets.naming import naming
+from pliant.structure.shared import shared_layers
 from pliant.tensor_train import TrainError, TTConv2d, TTLinear, as_train, check_layer
 
 

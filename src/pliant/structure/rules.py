@@ -123,7 +123,7 @@ def ignored(model: nn.Module, layers: Mapping[str, nn.Module], patterns: Sequenc
     if computed:
         raise ValueError(
             f"the weight of {', '.join(computed)} is computed, by a parametrization such as weight norm or by "
-            "torch.nn.utils.prune, so that no ball can hold it: remove that (parametrize.remove_parametrizations, "
+            "torch.nn.utils.prune, and no parameter of its own: remove that (parametrize.remove_parametrizations, "
             "prune.remove), or name these layers in ignore"
         )
     left = {name: layer for name, layer in left.items() if layer.get_parameter("weight").requires_grad}
