@@ -313,6 +313,103 @@ def one_dimensional():
     return chain(nn.Conv1d(3, 8, 3), nn.PReLU(8), nn.MaxPool1d(2), nn.Conv1d(8, 6, 3), nn.Flatten(), nn.Linear(30, 3))
 
 
+class Buffered(nn.Module):
+    """Convolutions whose outputs meet buffers of one number per channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = conv(3, 8), conv(8, 6), head(6)
+        self.inner = nn.Module()  # a second name of a buffer
+        self.inner.register_buffer("mean", torch.randn(1, 8, 1, 1))
+        self.register_buffer("mean", self.inner.mean, persistent=False)
+        self.register_buffer("deviation", torch.rand(8) + 0.5)
+        self.register_buffer("variance", torch.rand(6) + 0.5)
+        self.register_buffer("mask", torch.tensor([True, False, True, True, False, True]))
+        self.register_buffer("order", torch.tensor([1, 0]))
+
+    def forward(self, x):
+        x = (self.one(x) - self.mean) / self.deviation[:, None, None] + self.inner.mean
+        x = self.two(x.relu()[:, :, self.order]) * self.mask[:, None, None]
+        return self.head(x * (self.variance.view(1, -1, 1, 1) + 1e-5).rsqrt())
+
+
+class Averaging(nn.Module):
+    """A running mean that training writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        x = self.one(x)
+        if self.training:
+            self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return self.two(x - self.mean)
+
+
+class Rotary(nn.Module):
+    """Attention whose queries and keys are turned by tables, as many positions as there are channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(6, 36), nn.Linear(12, 3)
+        self.register_buffer("cosine", torch.rand(12, 4))
+        self.register_buffer("causal", torch.ones(12, 12).tril().bool())
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = q * self.cosine[:length], k * self.cosine[:length]
+        weights = (q @ k.mT).masked_fill(~self.causal[:length, :length], -torch.inf).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+def scan(start):
+    def forward(net, x):
+        x = net.one(x)
+        state, states = start(x), []
+        for step in range(x.shape[1]):
+            state = torch.tanh(x[:, step] + net.again(state))
+            states.append(state)
+        return net.out(torch.stack(states, 1))
+
+    return lambda: Net(forward, one=nn.Linear(6, 8), again=nn.Linear(8, 8), out=nn.Linear(8, 3))
+
+
+def written_steps():
+    def forward(net, x):
+        x = net.one(x)
+        states = torch.empty(x.shape[0], x.shape[1], x.shape[2]).to(x)
+        for step in range(x.shape[1]):
+            states[:, step] = x[:, : step + 1].sum(1)
+        return net.out(states.relu() + net.two(states))
+
+    return Net(forward, one=nn.Linear(6, 8), two=nn.Linear(8, 8), out=nn.Linear(8, 3))
+
+
+def scattered(write):
+    def forward(net, x, index):
+        x = net.one(x).relu()
+        y = net.two(x)
+        return net.out(write(torch.zeros(4, y.shape[1]).to(y), index, y) + net.three(x[:4]))
+
+    return lambda: Net(forward, one=nn.Linear(6, 8), two=nn.Linear(8, 7), three=nn.Linear(8, 7), out=nn.Linear(7, 3))
+
+
+def numbered():
+    return torch.randn(5, 6), torch.tensor([0, 2, 2, 3, 0])
+
+
+# operator -> what writes slices of y to numbered places along the first dimension
+WRITES = {
+    "index_add": lambda to, index, y: to.index_add_(0, index, y),
+    "scatter_add": lambda to, index, y: to.scatter_add(0, index[:, None].expand_as(y), y),
+    "scatter_reduce": lambda to, index, y: to.scatter_reduce_(0, index[:, None].expand_as(y), y, "amax"),
+    "index_put": lambda to, index, y: to.index_put_((index,), y, accumulate=True),
+}
+
+
 def picture(*_):
     return torch.randn(3, 3, 8, 8)
 
@@ -362,6 +459,13 @@ NETS = {
     "a dataclass": (returns_objects(Result), picture, {"two": 6}),
     "a padded shortcut": (padded_shortcut, picture, {"stem": 6}),
     "two inputs": (two_inputs, lambda: (torch.randn(5, 6), torch.randn(5, 4)), {"bi": 8}),
+    "buffers": (Buffered, picture, {"one": 8, "two": 6}),
+    "a buffer that training writes": (Averaging, lambda: torch.randn(5, 6), {"one": 8}),
+    "tables of rotations and a mask": (Rotary, lambda: torch.randn(3, 12, 6), {"qkv": 3}),
+    "a state of zeros": (scan(lambda x: torch.zeros(x.shape[0], x.shape[2]).to(x)), tokens(6), {"one": 8}),
+    "a state of new zeros": (scan(lambda x: x.new_zeros(x.shape[0], x.shape[-1])), tokens(6), {"one": 8}),
+    "steps written one by one": (written_steps, tokens(6), {"one": 8}),
+    **{name: (scattered(write), numbered, {"one": 8, "two": 7}) for name, write in WRITES.items()},
     "one dimension": (one_dimensional, lambda: torch.randn(3, 3, 16), {"0": 8, "3": 6}),
 }  # fmt: skip
 

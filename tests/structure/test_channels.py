@@ -149,7 +149,8 @@ class _Picks(nn.Module):
 @pytest.mark.parametrize(
     ("pick", "reason"),
     [
-        (lambda net, x: net.two(x * torch.ones(8)), "fixed width: aten.mul"),
+        (lambda net, x: net.two(x * torch.arange(8.0)), "fixed width: aten.mul"),
+        (lambda net, x: net.two(x * torch.ones(8)), "its forward computes with a fixed width: RuntimeError"),
         (lambda net, x: net.two(x - x.mean(1, keepdim=True)), "mixed by aten.mean"),
         (lambda net, x: net.two(x.sort(1).values), "mixed by aten.sort"),
         (lambda net, x: net.two(torch.fft.fft(x).real), "aten._fft_r2c in the model, which is not understood"),

@@ -19,6 +19,17 @@ def varying(field: Tensor) -> frozenset[int]:
     return frozenset(dim for dim, (size, stride) in enumerate(pairs) if size > 1 and stride != 0)
 
 
+def fields_of(shape: Sequence[int], vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return one field for every dimension of more than one slice, given a vector of labels for each dimension."""
+    fields = []
+    for dim, vector in enumerate(vectors):
+        form = [1] * len(shape)
+        form[dim] = len(vector)
+        if len(vector) > 1:
+            fields.append(vector.view(form).expand(tuple(shape)))
+    return tuple(fields)
+
+
 def first_along(field: Tensor, dims: Collection[int]) -> Tensor:
     """Return the first slice along some dimensions, repeated."""
     small = field

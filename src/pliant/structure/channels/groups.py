@@ -76,6 +76,7 @@ def _find(model: nn.Module, labels: Labels) -> _Findings:
     slices = [
         _Slices(source, classes[source.start : source.start + source.size], labels.roles.get(index, Role.OTHER))
         for index, source in enumerate(labels.sources)
+        if source.tensor
     ]
     roots = components(labels.count, [_chain(one.classes) for one in slices if one.role is Role.OUTPUT])
     reasons, notes = labels.reasons(connected), labels.notes(connected)

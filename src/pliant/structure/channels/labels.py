@@ -19,7 +19,7 @@ class Source:
     """One dimension of one tensor: label start + i is its slice i.
 
     Args:
-        tensor: qualified name.
+        tensor: qualified name; empty for a tensor that code makes.
         dim: the dimension.
         start: label of slice 0.
         size: number of slices.

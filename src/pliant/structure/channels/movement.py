@@ -30,13 +30,30 @@ def _on_labels(move: Any, operation: Operation) -> list[Shadow]:  # noqa: ANN401
 
 
 def _moved(source: Shadow, operation: Operation, move: Callable[[Tensor], Any]) -> list[Shadow]:
-    results = [move(layer) for layer in source.layers]
+    results, tables = [move(layer) for layer in source.layers], [move(table) for table in source.tables]
     shadows = []
     for index, output in enumerate(operation.outputs):
-        layers = tuple((result if isinstance(result, Tensor) else result[index]) for result in results)
-        kept = tuple(compact(layer) for layer in layers)
-        shadows.append(Shadow(tuple(output.shape), kept, source.learnt))
+        kept = tuple(compact(_part(result, index)) for result in results)
+        whole = [
+            part
+            for table, result in zip(source.tables, tables, strict=True)
+            if _is_whole(part := compact(_part(result, index)), table, operation)
+        ]
+        shadows.append(Shadow(tuple(output.shape), kept, source.learnt, tables=tuple(whole)))
     return shadows
+
+
+def _part(result: Any, index: int) -> Tensor:  # noqa: ANN401  (what an operator of torch returns)
+    part: Tensor = result if isinstance(result, Tensor) else result[index]
+    return part
+
+
+def _is_whole(part: Tensor, table: Tensor, operation: Operation) -> bool:
+    """Tell whether all slices of a table are still there; where some were picked, all of them stay."""
+    if len(torch.unique(packed(part))) == len(torch.unique(packed(table))):
+        return True
+    operation.labels.freeze(table, operation.reason("its slices are picked by"))
+    return False
 
 
 def _on_cpu(value: Any) -> Any:  # noqa: ANN401  (any argument of an operator)
@@ -171,12 +188,14 @@ def _cat(shadows: list[Shadow], dim: int, operation: Operation) -> Shadow:
     across, along = [], []
     for shadow in shadows:
         side = tuple(layer for layer in shadow.layers if dim not in varying(layer))
-        across.append(Shadow(shadow.shape, side).sized([*shadow.shape[:dim], 1, *shadow.shape[dim + 1 :]], {dim}))
+        flat = [*shadow.shape[:dim], 1, *shadow.shape[dim + 1 :]]
+        across.append(Shadow(shadow.shape, side, tables=shadow.tables).sized(flat, {dim}))
         along.append(shadow.over(dim))
     reason = operation.reason("it meets a tensor of fixed width:")
     joined = combine(across, across[0].shape, operation.labels, reason).sized(operation.shape, {dim})
     side_by_side = _side_by_side(along, shadows, dim, operation)
-    return Shadow(operation.shape, (*joined.layers, *side_by_side), all(shadow.learnt for shadow in shadows))
+    learnt = all(shadow.learnt for shadow in shadows)
+    return Shadow(operation.shape, (*joined.layers, *side_by_side), learnt, tables=joined.tables)
 
 
 def _as_whole(shadow: Shadow, shadows: list[Shadow], dim: int, operation: Operation) -> Shadow:
@@ -188,7 +207,7 @@ def _as_whole(shadow: Shadow, shadows: list[Shadow], dim: int, operation: Operat
         if dim in varying(layer) and any(not rest.isdisjoint(dims) for dims in whole):
             layer = operation.labels.merge(layer, {dim}, operation.reason("it joins whole slices in"))  # noqa: PLW2901
         layers.append(layer)
-    return Shadow(shadow.shape, tuple(layers), shadow.learnt)
+    return Shadow(shadow.shape, tuple(layers), shadow.learnt, tables=shadow.tables)
 
 
 def _side_by_side(

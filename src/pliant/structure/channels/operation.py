@@ -77,13 +77,23 @@ class Operation:
         if vector is None:
             return shadow
         if vector.learnt:
-            for layer in vector.layers:
+            for layer in (*vector.layers, *vector.tables):
                 self.labels.mark(role, layer)
         if dim is not None:
             trailing = (1,) * (len(shadow.shape) - dim - 1)
             vector = vector.reshaped((*vector.shape, *trailing))
         joined = combine([shadow, vector], shadow.shape, self.labels, self.reason("its width meets that of"))
         return Shadow(joined.shape, joined.layers, joined.learnt)
+
+
+def not_understood(operation: Operation) -> list[Shadow]:
+    """Let everything that an operator is given stay, and return its outputs without labels."""
+    reason = f"it feeds {operation.name} in {operation.where}, which is not understood"
+    for tensor in operation.tensors():
+        shadow = operation.read(tensor)
+        for layer in (*shadow.layers, *shadow.tables):
+            operation.labels.freeze(layer, reason)
+    return [Shadow(tuple(output.shape)) for output in operation.outputs]
 
 
 Rule = Callable[[Operation], Shadow | Sequence[Shadow]]

@@ -39,6 +39,11 @@ def product(left: Shadow, right: Shadow, operation: Operation) -> Shadow:
     """Return the shadow of a batched matrix product (batch, rows, inner) x (batch, inner, columns)."""
     labels, reason = operation.labels, operation.reason("its channels are summed with a fixed number of terms in")
     inner_left, inner_right = left.over(2), right.over(1)
+    if not (inner_left and inner_right):
+        inner_left, inner_right = (
+            inner_left or (left.only_over(2) if inner_right else ()),
+            inner_right or (right.only_over(1) if inner_left else ()),
+        )
     if right.learnt:
         for layer in right.layers:
             labels.mark(Role.INPUT if layer in _by_id(inner_right) else Role.OUTPUT, layer)
@@ -89,15 +94,16 @@ def convolution(operation: Operation) -> Shadow:
     given = Shadow(given.shape, tuple(_whole_channels(layer, spatial, operation) for layer in given.layers))
     incoming = _vector(given, 1, operation)
     first, second = _vector(weight, 0, operation), _vector(weight, 1, operation)
+    learnt = weight.learnt and bool(weight.layers)
     transposed, groups = bool(arguments["transposed"]), int(arguments["groups"])
     outgoing, incoming_columns = (second, first) if transposed else (first, second)
     reason = operation.reason("it meets channels that must stay:")
     if groups == 1:
-        labels.mark(Role.INPUT, incoming_columns) if weight.learnt else None
-        labels.mark(Role.OUTPUT, outgoing) if weight.learnt else None
+        labels.mark(Role.INPUT, incoming_columns) if learnt else None
+        labels.mark(Role.OUTPUT, outgoing) if learnt else None
         labels.unify(incoming, incoming_columns, reason)
     else:
-        labels.mark(Role.OUTPUT, first) if weight.learnt else None
+        labels.mark(Role.OUTPUT, first) if learnt else None
         labels.freeze(second, operation.reason("the groups share it:"))
         labels.unify(incoming.view(groups, -1)[:, :1], first.view(groups, -1), reason)
         labels.unify(incoming.view(groups, -1)[:, :1], incoming.view(groups, -1), reason)
@@ -119,7 +125,7 @@ def _whole_channels(layer: Tensor, spatial: frozenset[int], operation: Operation
 def _vector(shadow: Shadow, dim: int, operation: Operation) -> Tensor:
     """Return the labels along one dimension, zeros if there are none."""
     size = shadow.shape[dim]
-    found = [layer for layer in shadow.over(dim) if varying(layer) == {dim}]
+    found = [layer for layer in shadow.over(dim) if varying(layer) == {dim}] or list(shadow.only_over(dim))
     for layer in shadow.over(dim):
         if len(found) != 1 or layer is not found[0]:
             operation.labels.freeze(layer, operation.reason("two kinds of channels meet in"))
@@ -133,9 +139,12 @@ def embedding(operation: Operation) -> Shadow:
     """Rows of a table: its width is that of the result."""
     weight = operation.need("weight")
     columns = _vector(weight, 1, operation)
+    fields = (columns.expand(operation.shape),)
+    if not weight.layers:
+        return Shadow(operation.shape, tables=fields if weight.tables else ())
     if weight.learnt:
         operation.labels.mark(Role.OUTPUT, columns)
-    return Shadow(operation.shape, (columns.expand(operation.shape),))
+    return Shadow(operation.shape, fields)
 
 
 RULES: dict[object, Rule] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
     twin, example = _with_broadcast_masks(fresh_copy(model)), mapped(example, _contiguous)
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # other memory formats run other operators
-    roots = {name: (tensor, _fresh(labels, name, tensor)) for name, tensor in _plain_tensors(twin).items()}
+    roots = _plain_tensors(twin, labels)
     evaluated = _run(twin.eval(), example, labels, roots)
     if evaluated.error is not None:
         raise evaluated.error
@@ -73,16 +73,35 @@ def _with_broadcast_masks(model: nn.Module) -> nn.Module:
     return model
 
 
-def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers that are used as they are, tied ones once."""
+@dataclass(frozen=True)
+class _Root:
+    """A parameter or buffer that is used as it is.
+
+    Args:
+        layers: its labels, one vector per dimension.
+        table: whether it only follows what it meets.
+    """
+
+    layers: Sequence[Tensor]
+    table: bool
+
+
+_Roots = Mapping[str, _Root]  # by the name of the tensor
+
+
+def _plain_tensors(model: nn.Module, labels: Labels) -> _Roots:
+    """Return the parameters and buffers that are used as they are, tied ones once, with fresh labels."""
     modules = dict(model.named_modules())
     opaque = [name for name, module in modules.items() if not _is_plain(module)]
-    buffers = ((name, buffer) for name, buffer in model.named_buffers() if _learns(modules[name.rpartition(".")[0]]))
-    named = (*model.named_parameters(), *buffers)
+    known = dict(model.named_parameters())
     return {
-        name: tensor
-        for name, tensor in named
-        if tensor.is_floating_point() and tensor.ndim and not any(_is_inside(name, module) for module in opaque)
+        name: _Root(
+            [labels.fresh(name, dim, size) for dim, size in enumerate(tensor.shape)],
+            table=name not in known and not (tensor.is_floating_point() and _learns(modules[name.rpartition(".")[0]])),
+        )
+        for name, tensor in (*known.items(), *model.named_buffers())
+        if tensor.ndim and not tensor.is_complex() and not any(_is_inside(name, module) for module in opaque)
+        if tensor.is_floating_point() or name not in known
     }
 
 
@@ -93,19 +112,12 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _learns(owner: nn.Module) -> bool:
-    """Tell whether a module's buffers go with channels; those of others are tables of positions, masks, ..."""
+    """Tell whether a module's buffers make channels; those of others, of positions, masks, ..., only follow them."""
     return is_norm(owner) or any(True for _ in owner.parameters(recurse=False))
 
 
 def _is_inside(name: str, module: str) -> bool:
     return not module or name.startswith(f"{module}.")
-
-
-def _fresh(labels: Labels, name: str, tensor: Tensor) -> list[Tensor]:
-    return [labels.fresh(name, dim, size) for dim, size in enumerate(tensor.shape)]
-
-
-_Roots = Mapping[str, tuple[Tensor, list[Tensor]]]  # name -> the tensor of the twin, and its labels
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,7 @@ def _train(twin: nn.Module, example: Example, labels: Labels, roots: _Roots, eva
     first_line = next(iter(str(run.error).splitlines()), "")
     failure = f"in training mode the model does not run on the example ({type(run.error).__name__}: {first_line})"
     for name in sorted(used.difference(evaluated)):
-        for layer in roots[name][1]:
+        for layer in roots[name].layers:
             labels.freeze(layer, f"only training uses it, and {failure}", first=True)
     _LOG.warning("%s: what only training uses stays, and what that would read of the rest is not seen", failure)
 
@@ -153,8 +165,8 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: _Roots) -> _R
     watched = copy.deepcopy(twin) if twin.training else twin
     tracer = Tracer(labels)
     tensors = dict((*watched.named_parameters(), *watched.named_buffers()))
-    for name, (_, layers) in roots.items():
-        tracer.root(name, tensors[name], layers)
+    for name, root in roots.items():
+        tracer.root(name, tensors[name], root.layers, table=root.table)
     watch(watched, tracer)
     devices = {p.device.index for p in watched.parameters() if p.is_cuda}
     try:

@@ -11,12 +11,19 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pliant.structure.channels import elementwise, movement, products, reductions
+from pliant.structure.channels import elementwise, movement, products, reductions, scattering
+from pliant.structure.channels.fields import fields_of
 from pliant.structure.channels.labels import Labels
-from pliant.structure.channels.operation import Operation, Rule
+from pliant.structure.channels.operation import Operation, Rule, not_understood
 from pliant.structure.channels.shadow import Shadow
 
-_RULES: dict[object, Rule] = {**elementwise.RULES, **movement.RULES, **products.RULES, **reductions.RULES}
+_RULES: dict[object, Rule] = {
+    **elementwise.RULES,
+    **movement.RULES,
+    **products.RULES,
+    **reductions.RULES,
+    **scattering.RULES,
+}
 
 
 class Tracer(TorchDispatchMode):
@@ -37,16 +44,12 @@ class Tracer(TorchDispatchMode):
         self._names: Any = WeakIdKeyDictionary()
         self._shadows: Any = WeakIdKeyDictionary()
 
-    def root(self, name: str, tensor: Tensor, layers: Sequence[Tensor]) -> None:
-        """Give a parameter or buffer its labels, one vector per dimension."""
+    def root(self, name: str, tensor: Tensor, layers: Sequence[Tensor], *, table: bool) -> None:
+        """Give a parameter or buffer its labels, one vector per dimension; a table follows others."""
         self._names[tensor] = name
-        fields = []
-        for dim, vector in enumerate(layers):
-            form = [1] * tensor.ndim
-            form[dim] = len(vector)
-            if len(vector) > 1:
-                fields.append(vector.view(form).expand(tensor.shape))
-        self._shadows[tensor] = Shadow(tuple(tensor.shape), tuple(fields), learnt=True)
+        shape = tuple(tensor.shape)
+        fields = fields_of(shape, layers)
+        self._shadows[tensor] = Shadow(shape, () if table else fields, learnt=True, tables=fields if table else ())
 
     def read(self, tensor: Tensor) -> Shadow:
         """Return the shadow of a tensor; whoever reads it lets its claims come true."""
@@ -75,6 +78,8 @@ class Tracer(TorchDispatchMode):
         outputs = tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(tensor in self._shadows for tensor in given):
+            if func.overloadpacket in elementwise.MADE:
+                self._shadows[result] = elementwise.made(result, self.labels)
             return result
         self.used.update(self._names[tensor] for tensor in given if tensor in self._names)
         if outputs:
@@ -97,7 +102,7 @@ class Tracer(TorchDispatchMode):
         operation = Operation(name, bound, positional, outputs, self.labels, where, self.read)
         rule = _RULES.get(func.overloadpacket)
         if rule is None:
-            rule = elementwise.elementwise if torch.Tag.pointwise in func.tags else _unknown
+            rule = elementwise.elementwise if torch.Tag.pointwise in func.tags else not_understood
         shadows = rule(operation)
         for output, shadow in zip(outputs, [shadows] if isinstance(shadows, Shadow) else shadows, strict=True):
             self._shadows[output] = shadow.lively()
@@ -115,14 +120,6 @@ def _bound(
         if not argument.kwarg_only:
             positional.append(value)
     return bound, tuple(positional)
-
-
-def _unknown(operation: Operation) -> list[Shadow]:
-    reason = f"it feeds {operation.name} in {operation.where}, which is not understood"
-    for tensor in operation.tensors():
-        for layer in operation.read(tensor).layers:
-            operation.labels.freeze(layer, reason)
-    return [Shadow(tuple(output.shape)) for output in operation.outputs]
 
 
 def watch(model: nn.Module, tracer: Tracer) -> None:
