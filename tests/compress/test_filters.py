@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from compressible import build
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from pliant.compress import (
     L1,
@@ -17,10 +19,13 @@ from pliant.compress import (
     Global,
     GroupNorm,
     Layers,
+    LowRank,
     Score,
     compress,
 )
 from pliant.spec import register
+
+ALL = FilterPruning(layers=Layers.ALL)
 
 
 class Net(nn.Module):
@@ -266,6 +271,79 @@ def test_ignored_tied_and_parametrised_layers_are_skipped_by_name():
     assert "fixed" in cut.skipped["layers.f"]
     assert "parametrised" in cut.skipped["layers.e"]
     assert "output" in cut.skipped["layers.z"]
+
+
+class _Strided(nn.Linear):
+    """A layer of somebody's own: what it makes of its weight is not followed."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.as_strided(self.weight.shape, self.weight.stride()), self.bias)
+
+
+class _Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.gate, self.own, self.two = nn.Linear(6, 8), nn.Linear(8, 1), _Strided(8, 5), nn.Linear(5, 3)
+        self.unused = nn.Linear(4, 4)
+        self.register_buffer("empty", torch.empty(0))
+
+    def forward(self, x):
+        x = self.one(x).relu()
+        return self.two(self.own(x * self.gate(x).sigmoid()))
+
+
+def test_layers_that_run_are_not_said_to_be_unused():
+    skipped = ALL.select(_Gated(), 0.5, example=torch.randn(4, 6)).skipped
+    assert skipped["gate"] == "it has one channel"
+    assert skipped["own"] == "it feeds aten.as_strided in 'own', which is not understood"
+    assert skipped["unused"].startswith("its forward is not called on the example")
+
+
+def test_what_is_tied_together_is_said_to_be_with_its_norms_left_out():
+    def grouped():
+        return [nn.Conv2d(6, 6, 1, groups=3), nn.BatchNorm2d(6)]
+
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one, self.two = nn.Conv2d(3, 6, 3), nn.Sequential(*grouped()), nn.Sequential(*grouped())
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            y = self.one(x)
+            y = y.view(len(y), 3, 2, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
+            return self.head((x + self.two(y)).mean((2, 3)))
+
+    skipped = dict(ALL.select(Shuffled(), 0.5, example=torch.randn(2, 3, 6, 6)).skipped)
+    assert skipped.pop("head") == "an output of the model"
+    assert skipped == dict.fromkeys(("stem", "one.0", "two.0"), "all its channels are tied together")
+
+
+@pytest.mark.parametrize(
+    ("compute", "undo"),
+    [
+        (parametrizations.weight_norm, partial(remove_parametrizations, tensor_name="weight")),
+        (parametrizations.spectral_norm, partial(remove_parametrizations, tensor_name="weight")),
+        (nn.utils.weight_norm, nn.utils.remove_weight_norm),
+        (nn.utils.spectral_norm, nn.utils.remove_spectral_norm),
+        (partial(prune.random_unstructured, name="weight", amount=0.5), partial(prune.remove, name="weight")),
+    ],
+    ids=["weight norm", "spectral norm", "old weight norm", "old spectral norm", "pruning"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_computed_weight_is_left_with_a_word_on_how_to_make_it_plain(compute, undo):
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 6)
+    compute(model[0])
+    with torch.no_grad():
+        model(x)
+    function = undo.func if isinstance(undo, partial) else undo
+    for compressor in (ALL, LowRank()):
+        reason = compressor.select(model, 0.5, example=x).skipped["0"]
+        assert f"{function.__module__.removesuffix('.weight_norm').removesuffix('.spectral_norm')}." in reason
+        assert f"{function.__name__}(layer" in reason
+    undo(model[0])
+    assert set(ALL.select(model, 0.5, example=x).kept) == {"0"}
 
 
 @pytest.mark.parametrize(

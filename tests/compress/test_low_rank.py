@@ -339,6 +339,20 @@ def test_layers_that_a_replacement_would_break_are_skipped_by_name():
     assert set(cut.skipped) >= {"0", "1", "3", "4"}
 
 
+def test_a_matrix_outside_of_layers_is_told_what_would_cut_it():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.out = nn.Parameter(torch.randn(4, 6, 8)), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(torch.einsum("bi,eio->bo", x, self.weight))
+
+    reason = LowRank().select(Experts(), 0.5, example=torch.randn(2, 6)).skipped["weight"]
+    assert "FilterPruning" in reason
+    assert "nn.Linear" in reason
+
+
 def test_traits_of_a_layer_survive():
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).bfloat16().eval()
     model[0].weight.requires_grad_(requires_grad=False)

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from pliant.compress.probe import Probe
 from pliant.structure.channels.kinds import Layers
+from pliant.structure.computed import how_computed
 from pliant.structure.matricise import is_convolution, is_input_first, is_layer, is_linear, is_plain_layer
 from pliant.structure.norms import NORM_LAYERS
 from pliant.structure.patterns import ignored_by, warn_of_unmatched
 from pliant.structure.shared import shared_layers
+
+_WAYS_OUT: Mapping[type[nn.Module], str] = {
+    nn.MultiheadAttention: " (separate_attention makes linear layers of it)",
+    ParametrizationList: "",  # the layer that it belongs to tells how to make it plain
+}
+_OTHERWISE = " (FilterPruning may cut its channels; as the weight of an nn.Linear it has a rank to cut)"
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,9 @@ def _refusal(name: str, module: nn.Module, probe: Probe, ignore: Sequence[str]) 
         return "its forward is not called on the example (another module may read its weights directly)"
     if name in probe.heads:
         return "an output of the model"
-    if "weight" not in own:
-        return "its weight is not a plain parameter (parametrised, or computed before each call)"
+    computed = how_computed(module)
+    if computed is not None:
+        return computed
     if not torch.isfinite(own["weight"]).all():
         raise ValueError(f"the weight of {name!r} must be finite, found infinite or NaN entries: repair the model")
     return _other_forward(module)
@@ -108,6 +117,6 @@ def _foreign(name: str, module: nn.Module) -> dict[str, str]:
         return {}
     prefix = f"{name}." if name else ""
     matrices = [n for n, p in module.named_parameters(recurse=False) if p.ndim > 1]
-    way_out = " (separate_attention makes linear layers of it)" if type(module) is nn.MultiheadAttention else ""
+    way_out = _WAYS_OUT.get(type(module), _OTHERWISE)
     reason = f"a parameter of {type(module).__name__}, which is neither convolution nor linear{way_out}"
     return {prefix + n: reason for n in matrices}

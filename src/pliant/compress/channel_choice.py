@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from pliant.compress.reading import CutError
 from pliant.compress.verify import verify
 from pliant.structure.channels import ChannelGroup, Role, channel_graph
 from pliant.structure.channels.kinds import Layers, choose_groups
+from pliant.structure.computed import how_computed
 from pliant.structure.example import Example
-from pliant.structure.matricise import is_convolution, is_layer
+from pliant.structure.matricise import axes_of, is_convolution, is_layer
 from pliant.structure.shared import shared_layers
 
 _UNCALLED = "its forward is not called on the example: code that does may not fit what was cut"
-_PARAMETRISED = "its weight is parametrised: it is computed before each call"
+_UNFOLLOWED = "what its forward makes of its weight is not followed"
+_ONE = "it has one channel"
 _OUTPUT = "an output of the model"
 
 
@@ -50,18 +51,28 @@ def choose(
         )
     cut = {layer for group in exact for layer in _layers(group)}
     rest = {name: reason for name, reason in reasons.items() if name not in cut}
-    unmentioned = _unmentioned(model, {*cut, *rest})
+    unmentioned = _unmentioned(model, {*cut, *rest}, rest, graph.called)
     return exact, unmentioned | {name: rest[name] for name in rest if name.rpartition(".")[0] not in unmentioned}
 
 
-def _unmentioned(model: nn.Module, mentioned: Collection[str]) -> dict[str, str]:
-    """Return why layers that nothing is known about are not cut."""
+def _unmentioned(
+    model: nn.Module, mentioned: Collection[str], reasons: Mapping[str, str], called: Collection[str]
+) -> dict[str, str]:
+    """Return why layers whose channels nothing is known about are not cut."""
     shared = shared_layers(model)
     return {
-        name: _PARAMETRISED if is_parametrized(module) else shared.get(name, _UNCALLED)
+        name: how_computed(module)
+        or shared.get(name)
+        or (_without_channels(module, reasons.get(f"{name}.weight")) if name in called else _UNCALLED)
         for name, module in model.named_modules()
         if is_layer(module) and name not in mentioned
     }
+
+
+def _without_channels(layer: nn.Module, reason: str | None) -> str:
+    """Return why a layer that runs has no channels that can go: one, or none that are known to be its own."""
+    weight = layer.get_parameter("weight")
+    return _ONE if axes_of(layer, "weight").channels(weight.shape) == 1 else reason or _UNFOLLOWED
 
 
 def _layers(group: ChannelGroup) -> list[str]:

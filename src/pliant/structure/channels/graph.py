@@ -92,10 +92,12 @@ class ChannelGraph:
     Args:
         groups: what can be cut; no two groups share an atom.
         refused: layer name -> why its channels cannot be cut.
+        called: names of the modules whose forward ran on the example.
     """
 
     groups: tuple[ChannelGroup, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    called: frozenset[str] = frozenset()
 
 
 def removed_slices(

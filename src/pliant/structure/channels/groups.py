@@ -14,6 +14,9 @@ from pliant.structure.channels.labels import Labels, Source, components
 from pliant.structure.channels.positions import Indices, positions_of
 
 _UNUSED = "nothing that the example runs through uses it: code that does may not fit what was cut"
+_UNMADE = "no layer makes its channels"
+_TIED = "all its channels are tied together"
+_REST = "all its other channels must stay"
 _ORDER = {role: index for index, role in enumerate(Role)}
 
 
@@ -36,7 +39,7 @@ class _Findings:
         classes: label -> class, 0 where it must stay.
         slices: all dimensions of all tensors.
         roots: class -> the smallest class of its group.
-        reasons: root -> why it must stay, as `Labels.reasons` gives it.
+        reasons: start of a source -> why its slices stay.
         notes: class -> why it is as large as it is.
     """
 
@@ -45,25 +48,37 @@ class _Findings:
     classes: Indices
     slices: Sequence[_Slices]
     roots: Indices
-    reasons: Mapping[int, str]
+    reasons: dict[int, str]
     notes: Mapping[int, str]
 
     def reason(self, source: Source) -> str:
         """Return why the slices of a dimension stay."""
-        return self.reasons.get(source.start, _UNUSED)
+        return self.reasons[source.start]
+
+    def why_one(self, members: Sequence[_Slices], atom: int) -> str:
+        """Return why a group has no more than one atom."""
+        whole = all((one.classes == atom).all() for one in members if one.role is Role.OUTPUT)
+        return self.notes.get(atom, _TIED if whole else _REST)
 
 
-def read_groups(model: nn.Module, labels: Labels) -> ChannelGraph:
-    """Return the channel graph that a run of the model found."""
-    found = _find(model, labels)
+def read_groups(model: nn.Module, labels: Labels, used: Collection[str]) -> ChannelGraph:
+    """Return the channel graph that runs of a model found.
+
+    Args:
+        model: the model.
+        labels: of its runs.
+        used: names of the parameters and buffers that operators were given.
+    """
+    found = _find(model, labels, used)
     groups: dict[str, ChannelGroup] = {}
     refused: dict[str, str] = {}
     for root, members in _by_root(found.slices, found.roots).items():
         names = [layer_name(one.source) for one in members if one.role is Role.OUTPUT]
         atoms = np.unique(np.concatenate([one.classes[found.roots[one.classes] == root] for one in members]))
         if names and len(atoms) < 2:
-            note = found.notes.get(int(atoms[0]), "it has one channel")
-            refused.update(dict.fromkeys(names, note))
+            reason = found.why_one(members, int(atoms[0]))
+            refused.update(dict.fromkeys(names, reason))
+            found.reasons.update({one.source.start: reason for one in members})
         elif names:
             group = _group(found, _free(names[0], groups, members[0].source), members, root)
             groups[group.name] = group
@@ -71,7 +86,7 @@ def read_groups(model: nn.Module, labels: Labels) -> ChannelGraph:
     return ChannelGraph(tuple(unambiguous(list(groups.values()))), refused)
 
 
-def _find(model: nn.Module, labels: Labels) -> _Findings:
+def _find(model: nn.Module, labels: Labels, used: Collection[str]) -> _Findings:
     classes, connected = labels.classes(), labels.connected()
     slices = [
         _Slices(source, classes[source.start : source.start + source.size], labels.roles.get(index, Role.OTHER))
@@ -80,7 +95,12 @@ def _find(model: nn.Module, labels: Labels) -> _Findings:
     ]
     roots = components(labels.count, [_chain(one.classes) for one in slices if one.role is Role.OUTPUT])
     reasons, notes = labels.reasons(connected), labels.notes(connected)
-    told = {one.source.start: reasons.get(int(connected[one.source.start]), _UNUSED) for one in slices}
+    told = {
+        one.source.start: reasons.get(
+            int(connected[one.source.start]), _UNMADE if one.source.tensor in used else _UNUSED
+        )
+        for one in slices
+    }
     return _Findings(model, labels, classes, slices, roots, told, notes)
 
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,8 +56,9 @@ def channel_graph(model: nn.Module, example: Example) -> ChannelGraph:
     evaluated = _run(twin.eval(), example, labels, roots)
     if evaluated.error is not None:
         raise evaluated.error
-    _train(twin.train(), example, labels, roots, evaluated.used)
-    return read_groups(model, labels)
+    runs = [evaluated, *_train(twin.train(), example, labels, roots, evaluated.used)]
+    graph = read_groups(model, labels, frozenset[str]().union(*(run.used for run in runs)))
+    return replace(graph, called=frozenset[str]().union(*(run.called for run in runs)))
 
 
 def _contiguous(value: Any) -> Any:  # noqa: ANN401  (any part of an example)
@@ -100,9 +101,14 @@ def _plain_tensors(model: nn.Module, labels: Labels) -> _Roots:
             table=name not in known and not (tensor.is_floating_point() and _learns(modules[name.rpartition(".")[0]])),
         )
         for name, tensor in (*known.items(), *model.named_buffers())
-        if tensor.ndim and not tensor.is_complex() and not any(_is_inside(name, module) for module in opaque)
+        if _has_slices(tensor) and not any(_is_inside(name, module) for module in opaque)
         if tensor.is_floating_point() or name not in known
     }
+
+
+def _has_slices(tensor: Tensor) -> bool:
+    plain = tensor.layout is torch.strided and not tensor.is_complex() and not tensor.is_quantized
+    return plain and tensor.ndim > 0 and tensor.numel() > 0
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -126,14 +132,16 @@ class _Run:
 
     Args:
         used: names of the parameters and buffers that operators were given.
+        called: names of the modules that ran.
         error: what ended it early.
     """
 
     used: Collection[str]
+    called: Collection[str]
     error: Exception | None = None
 
 
-def _train(twin: nn.Module, example: Example, labels: Labels, roots: _Roots, evaluated: Collection[str]) -> None:
+def _train(twin: nn.Module, example: Example, labels: Labels, roots: _Roots, evaluated: Collection[str]) -> list[_Run]:
     """Run in training mode, on twice the samples if need be: batch norm, for one, refuses to train on one.
 
     Where that fails too, what a run began to use, and no other mode uses, stays: the rest of its readers are not seen.
@@ -144,17 +152,25 @@ def _train(twin: nn.Module, example: Example, labels: Labels, roots: _Roots, eva
         labels: where what is found goes.
         roots: its labels.
         evaluated: names of the parameters and buffers that are used in evaluation mode.
+
+    Returns:
+        the runs.
     """
     size = batch_size(example)
-    used: set[str] = set()
+    runs: list[_Run] = []
     for tried in (example,) if size is None else (example, resized(example, size, 2 * size)):
-        run = _run(twin, tried, labels, roots)
-        used.update(run.used)
-        if run.error is None:
-            return
-    first_line = next(iter(str(run.error).splitlines()), "")
-    failure = f"in training mode the model does not run on the example ({type(run.error).__name__}: {first_line})"
-    for name in sorted(used.difference(evaluated)):
+        runs.append(_run(twin, tried, labels, roots))
+        if runs[-1].error is None:
+            return runs
+    _freeze_training(runs, labels, roots, evaluated)
+    return runs
+
+
+def _freeze_training(runs: Sequence[_Run], labels: Labels, roots: _Roots, evaluated: Collection[str]) -> None:
+    error = runs[-1].error
+    first_line = next(iter(str(error).splitlines()), "")
+    failure = f"in training mode the model does not run on the example ({type(error).__name__}: {first_line})"
+    for name in sorted(set[str]().union(*(run.used for run in runs)).difference(evaluated)):
         for layer in roots[name].layers:
             labels.freeze(layer, f"only training uses it, and {failure}", first=True)
     _LOG.warning("%s: what only training uses stays, and what that would read of the rest is not seen", failure)
@@ -173,11 +189,11 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: _Roots) -> _R
         with torch.random.fork_rng(devices=devices), plain(watched), torch.no_grad(), tracer:
             outputs = outputs_of(call(watched, example))
     except Exception as error:  # noqa: BLE001  (whatever somebody's own forward raises)
-        return _Run(tracer.used, error)
+        return _Run(tracer.used, tracer.called, error)
     for tensor, path in outputs:
         for layer in tracer.read(tensor).layers:
             labels.freeze(layer, f"an output of the model{path}", first=True)
-    return _Run(tracer.used)
+    return _Run(tracer.used, tracer.called)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Tracer(TorchDispatchMode):
 
     Attributes:
         used: names of the parameters and buffers with labels that an operator was given.
+        called: names of the modules that ran.
     """
 
     def __init__(self, labels: Labels) -> None:
@@ -41,6 +42,7 @@ class Tracer(TorchDispatchMode):
         self.labels = labels
         self.where: list[str] = []
         self.used: set[str] = set()
+        self.called: set[str] = set()
         self._names: Any = WeakIdKeyDictionary()
         self._shadows: Any = WeakIdKeyDictionary()
 
@@ -53,7 +55,10 @@ class Tracer(TorchDispatchMode):
 
     def read(self, tensor: Tensor) -> Shadow:
         """Return the shadow of a tensor; whoever reads it lets its claims come true."""
-        shadow: Shadow = self._shadows.get(tensor, Shadow(tuple(tensor.shape)))
+        shape = tuple(tensor.shape)
+        shadow: Shadow = self._shadows.get(tensor, Shadow(shape))
+        if shadow.shape != shape:  # code gave a buffer another size, behind the operators' back
+            return Shadow(shape)
         for claim in shadow.claims:
             self.labels.merge(claim.layer, claim.dims, claim.reason)
         return shadow
@@ -61,6 +66,7 @@ class Tracer(TorchDispatchMode):
     def enter(self, name: str) -> None:
         """Say which module runs."""
         self.where.append(name)
+        self.called.add(name)
 
     def leave(self) -> None:
         """Say that it is done."""
