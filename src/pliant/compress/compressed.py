@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from pliant.compress.budgets.budget import Budget, one_budget
+from pliant.compress.budgets.record import BudgetRecord
 from pliant.compress.calibrate import recalibrate_batchnorm
 from pliant.compress.compressor import Compressor, check_kind, warn_if_whole
 from pliant.compress.cut import Cut
@@ -20,6 +23,8 @@ from pliant.metrics.footprint import Footprint, footprint
 from pliant.metrics.latency import Latency
 from pliant.structure.example import Example, call
 from pliant.structure.outputs import outputs_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ def compress(
         macs: the most multiply-accumulates that the realised model may have, instead of a fraction: a float is a share
             of those before the cut, 0 < macs <= 1, a whole number stands for itself.
         params: the same for parameters.
-        budget: the same for any `Budget`, such as `Macs(0.5, ByFraction())` or `LatencyTarget(0.5, table)`.
+        budget: the same for any `Budget`, such as `Macs(0.5, ByFraction())` or `LatencyTarget(0.5, table)`. The cut
+            meets it. If the work of the model depends on its data, as in mixtures of experts, repaired weights may call
+            for more of it again: the report's `budget` has what was counted, and a warning is logged.
         example: what the model can be called with; MACs are counted and outputs compared on it.
         repair: batches of training inputs to give channels back their mean and spread with, in layers that no batch
             norm follows (`match_variance`); None leaves them.
@@ -85,10 +92,12 @@ def compress(
         truncated = recalibrate_batchnorm(truncated, calibrate)
     realised = compressor.realise(truncated, cut)
     how = Latency() if latency is True else latency or None
+    after = footprint(realised, example, latency=how)
     report = _report(
         cut,
         before=footprint(model, example, latency=how),
-        after=footprint(realised, example, latency=how),
+        after=after,
+        budget=_counted(cut, budget, realised, after, example),
         difference=output_difference(truncated, realised, example),
         repaired=repair is not None,
         recalibrated=calibrate is not None or reconstruct is not None,
@@ -102,6 +111,7 @@ def _report(
     *,
     before: Footprint,
     after: Footprint,
+    budget: BudgetRecord | None,
     difference: tuple[float, float],
     repaired: bool,
     recalibrated: bool,
@@ -126,8 +136,30 @@ def _report(
         reconstructed=reconstructed,
         skipped=cut.skipped,
         left_dense=cut.left_dense,
-        budget=cut.budget,
+        budget=budget,
     )
+
+
+def _counted(
+    cut: Cut, budget: Budget | None, realised: nn.Module, after: Footprint, example: Example
+) -> BudgetRecord | None:
+    """Return the budget's record with what the realised model costs, and warn if that is more than was asked for.
+
+    A cut knows what it costs. Only a model whose work depends on its data costs something else once it is repaired.
+    """
+    if budget is None or cut.budget is None or after.macs == cut.macs:
+        return cut.budget
+    record = cut.budget.counted(budget.measure(realised, example))
+    if not record.met:
+        _LOG.warning(
+            "%s: %s MACs counted, %s predicted before the repair: the work of this model depends on its data, and the "
+            "repair sends them elsewhere. Ask for some %.0f%% less, or repair less",
+            record,
+            f"{after.macs:,}",
+            f"{cut.macs:,}",
+            math.ceil(100.0 * (record.reached / record.limit - 1.0)),
+        )
+    return record
 
 
 def output_difference(first: nn.Module, second: nn.Module, example: Example) -> tuple[float, float]:

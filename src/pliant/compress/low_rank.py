@@ -22,9 +22,9 @@ from pliant.compress.chooser import Chooser, chooser
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
 from pliant.compress.factor import Factors, rank_of, spectrum, split, split_cost, truncate_weight
+from pliant.compress.predict import Work, work_of
 from pliant.compress.probe import Probe, probe
 from pliant.compress.ranks import EqualFraction, RankRule
-from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.example import Example
@@ -173,25 +173,34 @@ class RankChooser(Chooser):
         ranks = Ranks(numbers, self.low_rank.scheme)
         skipped = self._found.skipped
         scene = Scene(self.model, self.example, self._seen, knobs, ranks=ranks, shares=shares, skipped=skipped)
-        found = solve(scene, budget)
+        found = solve(scene, budget, None if self._work.fixed else lambda ranks: self._realised(self._planned(ranks)))
         return replace(self._cut(found.counts, None), budget=found.record)
 
     def _cut(self, ranks: Sequence[int], fraction: float | None) -> Cut:
+        cut = self._planned(ranks)
+        macs = self._work.after(cut.dense_macs - cut.macs, lambda: self._realised(cut), self.example)
+        return replace(cut, fraction=fraction, macs=macs)
+
+    def _realised(self, cut: Cut) -> nn.Module:
+        return self.low_rank.realise(self.model, cut)
+
+    def _planned(self, ranks: Sequence[int]) -> Cut:
+        """Return the cut to such ranks, its MACs as if every layer were called as often as before."""
         kept = dict(zip(self._spectra, ranks, strict=True))
         left_dense, fewer, cheaper = _outcome(self._found.layers, kept, self._seen, self.low_rank.scheme)
         parameters = sum(p.numel() for p in self.model.parameters())
         return Cut(
             compressor=type(self.low_rank).__name__,
             options=options_of(self.low_rank),
-            fraction=fraction,
+            fraction=None,
             atoms={name: rank_of(layer, self.low_rank.scheme) for name, layer in self._found.layers.items()},
             kept=kept,
             skipped=self._found.skipped,
             left_dense=left_dense,
             parameters=parameters - fewer,
-            macs=self._macs - cheaper,
+            macs=self._work.macs - cheaper,
             dense_parameters=parameters,
-            dense_macs=self._macs,
+            dense_macs=self._work.macs,
         )
 
     @cached_property
@@ -207,8 +216,8 @@ class RankChooser(Chooser):
         return {name: spectrum(layer, self.low_rank.scheme) for name, layer in self._found.layers.items()}
 
     @cached_property
-    def _macs(self) -> int:
-        return count_macs(self.model, self.example)
+    def _work(self) -> Work:
+        return work_of(self.model, self.example)
 
 
 @chooser.register

@@ -42,7 +42,8 @@ class CompressionReport:
         before: what the model cost.
         after: what the realised model costs.
         predicted_parameters: what the cut said beforehand.
-        predicted_macs: what the cut said beforehand.
+        predicted_macs: what the cut said beforehand; another number than `macs` only where the work depends on the data
+            and repaired weights call for more or less of it.
         max_difference: largest absolute difference between the outputs of the truncated and the realised model on the
             example, in evaluation mode.
         relative_difference: the same divided by the largest absolute output.
@@ -50,7 +51,7 @@ class CompressionReport:
         recalibrated: whether running statistics were recomputed.
         skipped: name -> why it was not cut.
         left_dense: layer name -> why its removed atoms are zeros in a layer of the old size.
-        budget: the budget asked for, and what was reached; None if there was none.
+        budget: the budget asked for, and what was reached by the realised model; None if there was none.
         reconstructed: whether layers were fitted to what they computed before the cut.
     """
 

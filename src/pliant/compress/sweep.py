@@ -30,7 +30,7 @@ class Row:
         raw: what `evaluate` said of the cut model as it is.
         recalibrated: what it said with recomputed running statistics; None without calibration batches.
         parameters: predicted, of the realised model.
-        macs: predicted, of the realised model on the example.
+        macs: predicted, of the realised model on the example, before any repair.
         dense_parameters: before the cut.
         dense_macs: before the cut.
         reconstructed: what `evaluate` said after layer-wise reconstruction; None without batches for it.

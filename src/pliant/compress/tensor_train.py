@@ -17,11 +17,11 @@ from pliant.compress.candidates import Candidates
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut
 from pliant.compress.low_rank import LowRank
+from pliant.compress.predict import Work, work_of
 from pliant.compress.probe import Probe, probe
 from pliant.compress.ranks import EqualFraction, RankRule
 from pliant.compress.surgery import replace
 from pliant.compress.train_budget import Scenery, within
-from pliant.metrics.size import count_macs
 from pliant.spec import register
 from pliant.structure.channels.kinds import Layers
 from pliant.structure.example import Example
@@ -76,11 +76,17 @@ class TensorTrain(Compressor):
             spectrum[None].cpu() for name in bonds for spectrum in spectra(bonds[name].tensor(found.layers[name]))
         ]
         scenery = Scenery(model, example, found.layers, seen.uses, bonds, values, found.skipped)
+        work = work_of(model, example)
         if budget is None:
-            return self._cut(scenery, scenery.ranks(self.rule.ranks(values, fraction, self.minimum)), found, fraction)
+            ranks = scenery.ranks(self.rule.ranks(values, fraction, self.minimum))
+            return self._cut(scenery, work, ranks, fraction)
         shares = partial(self.rule.ranks, values, minimum=self.minimum)
-        ranks, record = within(budget, scenery, shares, self.minimum)
-        return dataclasses.replace(self._cut(scenery, ranks, found, fraction), budget=record)
+
+        def build(ranks: Mapping[str, Ranks]) -> nn.Module:
+            return self.realise(model, self._planned(scenery, work, ranks))
+
+        ranks, record = within(budget, scenery, shares, self.minimum, None if work.fixed else build)
+        return dataclasses.replace(self._cut(scenery, work, ranks, None), budget=record)
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         copied, trains = copy.deepcopy(model), self._trains(model, cut)
@@ -114,28 +120,34 @@ class TensorTrain(Compressor):
             return "it has too few channels for a train of two cores"
         return None
 
-    def _cut(self, scenery: Scenery, ranks: Mapping[str, Ranks], found: Candidates, fraction: float | None) -> Cut:
+    def _cut(self, scenery: Scenery, work: Work, ranks: Mapping[str, Ranks], fraction: float | None) -> Cut:
+        cut = self._planned(scenery, work, ranks)
+        saved = cut.dense_macs - cut.macs
+        macs = work.after(saved, lambda: self.realise(scenery.model, cut), scenery.example)
+        return dataclasses.replace(cut, fraction=fraction, macs=macs)
+
+    def _planned(self, scenery: Scenery, work: Work, ranks: Mapping[str, Ranks]) -> Cut:
+        """Return the cut to such ranks, its MACs as if every layer were called as often as before."""
         bonds = scenery.bonds
         reduced = [name for name, of in bonds.items() if ranks[name] != of.full]
         saved = {name: bonds[name].saved(scenery.layers[name], ranks[name], scenery.uses[name]) for name in reduced}
         parameters = sum(p.numel() for p in scenery.model.parameters())
-        macs = count_macs(scenery.model, scenery.example)
         return Cut(
             compressor=type(self).__name__,
             options=options_of(self),
-            fraction=fraction,
+            fraction=None,
             atoms={name: of.atoms for name, of in bonds.items()},
             kept={name: of.kept(ranks[name]) for name, of in bonds.items()},
-            skipped=found.skipped,
+            skipped=scenery.skipped,
             left_dense={
                 name: f"a tensor train of ranks {ranks[name]} of {bonds[name].full} would not cost less"
                 for name in reduced
                 if not saved[name].parameters
             },
             parameters=parameters - sum(gain.parameters for gain in saved.values()),
-            macs=macs - sum(gain.macs for gain in saved.values()),
+            macs=work.macs - sum(gain.macs for gain in saved.values()),
             dense_parameters=parameters,
-            dense_macs=macs,
+            dense_macs=work.macs,
         )
 
     def _trains(self, model: nn.Module, cut: Cut) -> dict[str, tuple[Bonds, Ranks]]:

@@ -13,7 +13,7 @@ from pliant.compress.budgets import Budget, BudgetError, Macs, Params
 from pliant.compress.budgets.knobs import rank_knob
 from pliant.compress.budgets.problem import Counted, Counts, Numbers, Problem, Term
 from pliant.compress.budgets.record import BudgetRecord
-from pliant.compress.budgets.solve import counts_within
+from pliant.compress.budgets.solve import solution
 from pliant.compress.probe import Use
 from pliant.structure.example import Example
 from pliant.tensor_train import admissible
@@ -48,7 +48,11 @@ class Scenery:
 
 
 def within(
-    budget: Budget, scenery: Scenery, shares: Callable[[float], Sequence[int]], minimum: int
+    budget: Budget,
+    scenery: Scenery,
+    shares: Callable[[float], Sequence[int]],
+    minimum: int,
+    build: Callable[[Mapping[str, Ranks]], nn.Module] | None = None,
 ) -> tuple[dict[str, Ranks], BudgetRecord]:
     """Return ranks that meet a budget, shared out over the bonds by the budget's allocation, and its record.
 
@@ -57,6 +61,7 @@ def within(
         scenery: what can be chosen.
         shares: removed fraction -> ranks of all bonds, as the compressor itself shares out a fraction.
         minimum: smallest rank of a bond.
+        build: returns the cut model with such ranks, where what it costs must be measured (see `solution`).
 
     Raises:
         BudgetError: if the budget is of something else, or cannot be met.
@@ -72,8 +77,9 @@ def within(
         start = places.stop
     dense = budget.measure(scenery.model, scenery.example)
     problem = Problem(knobs, terms, dense, shares)
-    counts = counts_within(problem, budget, budget.limit(dense), scenery.skipped)
-    return scenery.ranks(counts), BudgetRecord.of(budget, dense, problem.cost(counts))
+    measure = None if build is None else lambda counts: budget.measure(build(scenery.ranks(counts)), scenery.example)
+    found = solution(problem, budget, dense, scenery.skipped, measure)
+    return scenery.ranks(found.counts), found.record
 
 
 @dataclass(frozen=True, eq=False)

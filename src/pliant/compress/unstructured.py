@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from pliant.compress.atoms import Global, Scope, lowest
 from pliant.compress.budgets import Budget
 from pliant.compress.compressor import Compressor, check_fits, check_request, options_of
 from pliant.compress.cut import Cut, CutError
-from pliant.metrics.size import count_macs
+from pliant.compress.predict import work_of
 from pliant.spec import register
 from pliant.structure.example import Example
 from pliant.structure.norms import NORM_LAYERS
@@ -56,8 +56,8 @@ class UnstructuredPruning(Compressor):
         masks = self.scope.removed([_magnitudes(name, weight) for name, weight in weights.items()], fraction)
         kept = {name: len(mask) - int(mask.sum()) for name, mask in zip(weights, masks, strict=True)}
         reduced = [name for name, weight in weights.items() if kept[name] < weight.numel()]
-        parameters, macs = sum(p.numel() for p in model.parameters()), count_macs(model, example)
-        return Cut(
+        parameters, work = sum(p.numel() for p in model.parameters()), work_of(model, example)
+        cut = Cut(
             compressor=type(self).__name__,
             options=options_of(self),
             fraction=fraction,
@@ -66,10 +66,11 @@ class UnstructuredPruning(Compressor):
             skipped=skipped,
             left_dense=dict.fromkeys(reduced, "single zeros stay in a dense tensor"),
             parameters=parameters,
-            macs=macs,
+            macs=work.macs,
             dense_parameters=parameters,
-            dense_macs=macs,
+            dense_macs=work.macs,
         )
+        return replace(cut, macs=work.after(0, lambda: self.realise(model, cut), example))
 
     def truncate(self, model: nn.Module, cut: Cut) -> nn.Module:
         found = dict(model.named_parameters())

@@ -82,6 +82,8 @@ def _row(name: str, before: int, after: int) -> Row:
 def _measured(report: CompressionReport) -> list[str]:
     before, after = report.before.latency, report.after.latency
     lines = [] if before is None or after is None else [f"latency before: {before}", f"latency after:  {after}"]
+    if report.macs != report.predicted_macs:
+        lines.append(f"MACs predicted before the repair: {report.predicted_macs:,}; they depend on the data")
     return [*lines, f"largest difference to the truncated model's outputs: {report.relative_difference:.2e} relative"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pliant.compress.reading import CutError, mapping, text
@@ -49,6 +49,15 @@ class BudgetRecord:
             dense=_whole(dense),
         )
 
+    def counted(self, reached: float) -> BudgetRecord:
+        """Return the record with what the realised model costs by another count."""
+        return replace(self, reached=_whole(reached))
+
+    @property
+    def met(self) -> bool:
+        """Whether what was reached is within the limit, up to the rounding of seconds."""
+        return self.reached <= self.limit * (1.0 + _ROUNDING)
+
     def to_plain(self) -> dict[str, Any]:
         """Return the record as plain data, for JSON."""
         return asdict(self)
@@ -69,9 +78,11 @@ class BudgetRecord:
         )
 
     def __str__(self) -> str:
-        return f"{self.budget}({self.target}) (at most {_text(self.limit)}, reached {_text(self.reached)})"
+        over = "" if self.met else ": over the limit"
+        return f"{self.budget}({self.target}) (at most {_text(self.limit)}, reached {_text(self.reached)}{over})"
 
 
+_ROUNDING = 1e-12
 _NUMBERS = ("target", "limit", "reached", "dense")
 
 

@@ -41,21 +41,51 @@ def solve(scene: Scene, budget: Budget, build: Callable[[Sequence[int]], nn.Modu
     dense = budget.measure(scene.model, scene.example)
     free = Problem(scene.knobs, budget.terms(scene))
     problem = Problem(free.knobs, free.terms, dense - free.cost(free.largest), scene.shares)
+    measure = None if build is None else lambda counts: budget.measure(build(counts), scene.example)
+    return solution(problem, budget, dense, scene.skipped, measure)
+
+
+def solution(
+    problem: Problem,
+    budget: Budget,
+    dense: float,
+    skipped: Mapping[str, str],
+    measure: Callable[[Sequence[int]], float] | None = None,
+) -> Solution:
+    """Return how many atoms of each knob stay.
+
+    Args:
+        problem: what can be chosen.
+        budget: to be met.
+        dense: the cost before the cut.
+        skipped: layer name -> why nothing of it can be chosen.
+        measure: returns what such counts really cost, where the problem may miss a part of it: the limit that it is
+            given is then moved until what is measured meets the budget.
+
+    Raises:
+        BudgetError: if the budget cannot be met.
+    """
     limit = aim = budget.limit(dense)
     best: tuple[list[int], float] | None = None
     for _ in range(_TRIES):
-        counts = counts_within(problem, budget, aim, scene.skipped)
+        try:
+            counts = counts_within(problem, budget, aim, skipped)
+        except BudgetError:
+            if best is None:
+                raise
+            break
         predicted = problem.cost(counts)
-        missed = 0.0 if build is None else budget.measure(build(counts), scene.example) - predicted
-        if abs(missed) <= _EQUAL * dense:
+        reached = predicted if measure is None else measure(counts)
+        missed = reached - predicted
+        if abs(missed) <= _EQUAL * dense and aim <= limit:
             return Solution(counts, BudgetRecord.of(budget, dense, predicted))
-        if predicted + missed <= limit:
-            best = counts, predicted + missed
+        if reached <= limit:
+            best = counts, reached
         if aim == limit - missed:
             break
         aim = limit - missed
     if best is None:
-        raise BudgetError(f"{budget} must leave more room: no choice within it was found{staying(scene.skipped)}")
+        raise BudgetError(f"{budget} must leave more room: no choice within it was found{staying(skipped)}")
     return Solution(best[0], BudgetRecord.of(budget, dense, best[1]))
 
 
