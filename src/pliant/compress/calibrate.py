@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pliant.compress.replay import labels_hint
 from pliant.structure.example import Example, call
+from pliant.structure.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,11 @@ def recompute_statistics(
     norms = {name: _Averaging(module, name) for name, module in model.named_modules() if has_statistics(module)}
     if not norms:
         return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     with ExitStack() as stack:
+        stack.enter_context(untouched(model))
         for norm in norms.values():
             stack.enter_context(norm.averaging())
         _run(model, batches, run)
-    for module, mode in modes:
-        module.training = mode
     for name, norm in norms.items():
         if not norm.is_finite():
             raise ValueError(

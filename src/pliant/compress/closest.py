@@ -11,9 +11,9 @@ from pliant.compress.budgets import Budget, BudgetError
 from pliant.compress.compressor import Compressor, check_kind
 from pliant.compress.reconstruct import reconstruct
 from pliant.compress.replay import batches_of, labels_hint
-from pliant.metrics.accuracy import eval_mode
 from pliant.structure.example import Example, call
 from pliant.structure.outputs import outputs_of
+from pliant.structure.untouched import untouched
 
 
 def closest(
@@ -71,7 +71,7 @@ def closest(
 
 def _squared_distance(first: nn.Module, second: nn.Module, examples: Sequence[Example]) -> float:
     total = 0.0
-    with eval_mode(first), eval_mode(second), torch.no_grad(), labels_hint():
+    with untouched(first), untouched(second), torch.no_grad(), labels_hint():
         for example in examples:
             pairs = zip(outputs_of(call(first, example)), outputs_of(call(second, example)), strict=True)
             total += sum(float((one.double() - other.double()).square().sum()) for (one, _), (other, _) in pairs)

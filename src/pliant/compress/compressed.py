@@ -18,11 +18,11 @@ from pliant.compress.cut import Cut
 from pliant.compress.reconstruct import reconstruct as fit_layers
 from pliant.compress.report import CompressionReport
 from pliant.compress.variance import match_variance
-from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.footprint import Footprint, footprint
 from pliant.metrics.latency import Latency
 from pliant.structure.example import Example, call
 from pliant.structure.outputs import outputs_of
+from pliant.structure.untouched import untouched
 
 _LOG = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _counted(
 
 def output_difference(first: nn.Module, second: nn.Module, example: Example) -> tuple[float, float]:
     """Return the largest absolute difference of two models' outputs in evaluation mode, and the largest output."""
-    with eval_mode(first), eval_mode(second), torch.no_grad():
+    with untouched(first), untouched(second), torch.no_grad():
         return largest_difference(call(first, example), call(second, example))
 
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager, suppress
 import torch
 from torch import Tensor, nn
 
-from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, call
 from pliant.structure.matricise import is_plain_layer
 from pliant.structure.patched import is_patched
+from pliant.structure.untouched import untouched
 
 Hook = Callable[[nn.Module, tuple[object, ...], Tensor], None]
 
@@ -55,12 +55,14 @@ def layers_in_order(model: nn.Module, example: Example) -> list[str]:
 def watching(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Call these with (layer, arguments, output) whenever their layers have run, in evaluation without gradients.
 
+    What the model writes down meanwhile, it forgets again (`untouched`).
+
     The output is the layer's own, before other hooks change it.
     """
     with ExitStack() as stack:
         for name, hook in hooks.items():
             stack.callback(model.get_submodule(name).register_forward_hook(hook, prepend=True).remove)
-        stack.enter_context(eval_mode(model))
+        stack.enter_context(untouched(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(slow_path())
         yield

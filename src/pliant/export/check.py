@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from pliant.metrics.accuracy import eval_mode
 from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, batch_size, call, is_batched, resized
 from pliant.structure.unfit import refuse_unfit
+from pliant.structure.untouched import untouched
 
 
 class ExportError(ValueError):
@@ -98,7 +98,7 @@ def prepared(model: nn.Module, example: Example, *, dynamic_batch: bool) -> Iter
             batch is to be dynamic, but the example has none, or the model cannot run on another.
     """
     refuse_unfit(model)
-    with eval_mode(model), torch.no_grad(), slow_path(), warnings.catch_warnings():
+    with untouched(model), torch.no_grad(), slow_path(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own inside
         call(model, example)  # an example that does not fit the model is no failed export
         arguments = _positional(model, example)

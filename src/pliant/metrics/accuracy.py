@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pliant.structure.untouched import untouched
+
 Batches = Iterable[tuple[Tensor, Tensor]]
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model into evaluation mode; on leaving, every module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def accuracy(model: nn.Module, batches: Batches) -> float:
     """Return the share of samples whose largest score is that of their label, in [0, 1].
 
-    The model runs in evaluation mode, without gradients, and gets its modes back.
+    The model runs in evaluation mode, without gradients, and is left as it was.
 
     Args:
         model: called with the images; returns scores of shape (samples, classes).
@@ -57,7 +47,7 @@ def evaluate_loss(
 def _mean(model: nn.Module, batches: Batches, total: Callable[[Tensor, Tensor], Tensor]) -> float:
     parts: list[Tensor] = []
     samples = 0
-    with eval_mode(model), torch.no_grad():
+    with untouched(model), torch.no_grad():
         for inputs, labels in batches:
             parts.append(total(model(inputs), labels).double())  # added up at the end: no wait for the device a batch
             samples += len(labels)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
 from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, call, leaves_of
+from pliant.structure.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def activation_memory(model: nn.Module, example: Example) -> ActivationMemory:
     """
     outside = [*model.parameters(), *model.buffers(), *leaves_of(example)]
     ledger = _Ledger(tensor for tensor in outside if isinstance(tensor, Tensor))
-    with eval_mode(model), torch.no_grad(), slow_path(), ledger:
+    with untouched(model), torch.no_grad(), slow_path(), ledger:
         shares = split_by_module(model, lambda: call(model, example), lambda: ledger.total)
     return ActivationMemory(total=ledger.total, peak=ledger.peak, modules=shares)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pliant.metrics.accuracy import eval_mode
 from pliant.structure.example import Example, call, leaves_of
+from pliant.structure.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Latency:
         threads = torch.get_num_threads() if self.threads is None else self.threads
         names = {"call": call, "model": model, "example": example}
         timer = Timer("call(model, example)", globals=names, num_threads=threads)
-        with eval_mode(model), torch.no_grad():
+        with untouched(model), torch.no_grad():
             found = timer.blocked_autorange(min_run_time=self.seconds)
         tensors = [leaf for leaf in leaves_of(example) if isinstance(leaf, Tensor)]
         first = next(iter([*model.parameters(), *tensors]), torch.empty(0))

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.modules import split_by_module
 from pliant.metrics.uncounted import UNCOUNTED
 from pliant.structure.attention import slow_path
 from pliant.structure.copies import fresh_copy
 from pliant.structure.example import Example, call
 from pliant.structure.recurrent import step_by_step
+from pliant.structure.untouched import eval_mode
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch.utils.benchmark import Timer
 from pliant.compress.budgets.grid import Grid
 from pliant.compress.budgets.latency_table import LatencyTable, LayerTimes
 from pliant.compress.factor import blank_factors, blank_like, rank_of
-from pliant.metrics.accuracy import eval_mode
 from pliant.metrics.latency import Latency
 from pliant.structure.attention import slow_path
 from pliant.structure.example import Example, call
 from pliant.structure.matricise import Scheme, check_scheme, is_linear, is_plain_layer, widths
+from pliant.structure.untouched import untouched
 
 _Build = Callable[[int, int], Sequence[nn.Module]]
 
@@ -56,7 +56,7 @@ def measure_latencies(
     bench = _Bench(tuple(shares), whole.threads, seconds, scheme, {})
     layers = {}
     total = 0.0
-    with eval_mode(model), torch.no_grad(), slow_path():
+    with untouched(model), torch.no_grad(), slow_path():
         for name, (layer, shapes) in _calls(model, example).items():
             layers[name] = bench.times(layer, shapes, ranks=ranks)
             total += float(layers[name].undivided(*widths(layer)))
