@@ -16,7 +16,9 @@ from pliant.compress import (
     Macs,
     TensorTrain,
     UnstructuredPruning,
+    closest,
     compress,
+    reconstruct,
     sweep,
 )
 from pliant.metrics import count_macs
@@ -69,3 +71,44 @@ def test_a_repair_that_keeps_to_the_budget_is_told_without_a_warning(caplog):
     assert report.budget.met
     assert not caplog.records
     assert "predicted before" not in str(report)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_layers_that_read_other_rows_stay_as_they_were_cut_by_name(seed, caplog):
+    model, example = build(seed)
+    batches = [torch.randn(16, 6, 8) for _ in range(2)]
+    cut = LowRank().select(model, 0.6, example=example)
+    truncated = LowRank().truncate(model, cut)
+    fitted = reconstruct(truncated, model, cut, batches)
+    named = [record.getMessage().rpartition(": ")[2].split(", ") for record in caplog.records]
+    assert len(named) == 1
+    assert {name.rpartition(".")[0] for name in named[0]} <= {f"experts.{number}" for number in range(4)}
+    for name in named[0]:
+        assert torch.equal(fitted.get_submodule(name).weight, truncated.get_submodule(name).weight)
+    assert not torch.equal(fitted.head.weight, truncated.head.weight)
+    assert _error(model, fitted, batches) < _error(model, truncated, batches)
+
+
+def test_layers_that_read_the_same_rows_are_fitted_without_a_word(caplog):
+    model, example = build(0)
+    batches = [torch.randn(16, 6, 8) for _ in range(2)]
+    cut = FILTERS.select(model, 0.6, example=example)
+    truncated = FILTERS.truncate(model, cut)
+    fitted = reconstruct(truncated, model, cut, batches)
+    assert not caplog.records
+    assert all(not torch.equal(fitted.experts[n][2].weight, truncated.experts[n][2].weight) for n in range(4))
+    assert _error(model, fitted, batches) < _error(model, truncated, batches)
+
+
+def _error(model, other, batches):
+    with torch.no_grad():
+        return sum(float((model(batch) - other(batch)).square().mean()) for batch in batches)
+
+
+def test_the_closest_cut_of_such_a_model_is_found():
+    model, example = build(1)
+    batches = [torch.randn(16, 6, 8) for _ in range(2)]
+    assert closest([LowRank(), FILTERS], model, batches, 0.5, example=example) in (LowRank(), FILTERS)
+    done = compress(model, FILTERS, 0.5, example=example, reconstruct=batches)
+    assert done.report.reconstructed
+    assert done.report.relative_difference < 1e-5

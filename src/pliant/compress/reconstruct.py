@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +27,8 @@ from pliant.structure.example import Example, call
 from pliant.structure.matricise import Scheme, axes_in, axes_of, widths
 from pliant.structure.norms import norm_after
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
+
+_LOG = logging.getLogger(__name__)
 
 
 def reconstruct(
@@ -51,7 +55,10 @@ def reconstruct(
 
     Concerned are linear layers and convolutions with weights of their own that are called once, with what they read as
     positional argument, transposed convolutions apart. Layers that read what they read before and lost nothing stay as
-    they are, and so do tensor trains and what other compressors cut than filters, ranks and single weights.
+    they are, and so do tensor trains and what other compressors cut than filters, ranks and single weights. A layer
+    that reads more or fewer rows of a batch than before the cut, because the model sends rows to its layers as its data
+    say (a mixture of experts), stays as it was cut, and a warning names it. Where as many rows are read, but others
+    (experts that choose so many rows each, the k best tokens), that is not seen: name such layers in `ignore`.
 
     Args:
         model: truncated by `cut`, with the shapes of `reference`; left as it is.
@@ -92,6 +99,7 @@ def reconstruct(
         for window in parts_of(fitted, partial(_numbers, reference, counts, samples_of(examples)), _AHEAD):
             repair.written = _written(reference, {name: counts[name] for name in window}, walked)
             stale = walked.visit(repaired, window, repair, stale=stale)
+        _warn_of(repair.strayed)
     recompute_statistics(repaired, examples, call)
     return repaired
 
@@ -130,7 +138,33 @@ _SAME = 1e-5  # relative; less is rounding
 
 _AHEAD = 2**28  # numbers: 1 GiB
 
-_Written = dict[int, tuple[Tensor, Tensor]]  # number of a batch: the positions, and what was written there
+
+@dataclass(frozen=True)
+class _Call:
+    """What a layer did with a batch.
+
+    Args:
+        read: shape of what it read; None if that is no positional tensor.
+        where: positions of its output.
+        wrote: what it wrote there.
+    """
+
+    read: torch.Size | None
+    where: Tensor
+    wrote: Tensor
+
+
+_Written = dict[int, _Call]  # by the number of the batch
+
+
+def _warn_of(strayed: Sequence[str]) -> None:
+    """Log which layers were not fitted because they read other rows than before the cut."""
+    if strayed:
+        _LOG.warning(
+            "reconstruct: these layers read more or fewer rows than before the cut, as the model sends rows to its "
+            "layers by its data, and stay as they were cut: %s",
+            ", ".join(strayed),
+        )
 
 
 def _numbers(reference: nn.Module, counts: Mapping[str, int], samples: int, name: str) -> int:
@@ -143,12 +177,12 @@ def _written(reference: nn.Module, counts: Mapping[str, int], walked: Walk) -> d
     generator = torch.Generator().manual_seed(_SEED)
     found: dict[str, _Written] = {name: {} for name in counts}
 
-    def look(name: str, number: int, output: Tensor) -> None:
+    def look(name: str, number: int, inputs: Tensor | None, output: Tensor) -> None:
         layer = reference.get_submodule(name)
         where = drawn(places(layer, output), counts[name], generator)
         wide = torch.promote_types(output.dtype, torch.float32)
         kept = targets(layer, output, where).to(wide, copy=True)  # what follows may write over the output itself
-        found[name][number] = (where, kept)
+        found[name][number] = _Call(None if inputs is None else inputs.shape, where, kept)
 
     walked.watch(reference, counts, look)
     return found
@@ -166,6 +200,7 @@ class _Repair(Visitor):
         ridge: see `reconstruct`.
         written: what they are to write.
         changed: whether a layer has other weights than before the cut.
+        strayed: names of the layers that read other rows than before the cut, which are left alone.
     """
 
     repaired: nn.Module
@@ -175,15 +210,18 @@ class _Repair(Visitor):
     ridge: float
     written: dict[str, _Written] = field(default_factory=dict)
     changed: bool = False
+    strayed: list[str] = field(default_factory=list)
     _moments: dict[str, Moments] = field(default_factory=dict)
+    _read: dict[str, dict[int, torch.Size]] = field(default_factory=lambda: defaultdict(dict))
 
     def read(self, name: str, number: int, inputs: Tensor) -> None:
         layer, written = self.repaired.get_submodule(name), self.written[name]
-        if number not in written:
+        self._read[name][number] = inputs.shape
+        if number not in written or written[number].read != inputs.shape:
             return
         if name not in self._moments:
             self._moments[name] = Moments.empty(axes_of(layer, "weight").to_matrices(layer.get_parameter("weight")))
-        observe(self._moments[name], layer, inputs, *written[number])
+        observe(self._moments[name], layer, inputs, written[number].where, written[number].wrote)
 
     def settle(self, name: str) -> bool:
         """Fit a layer.
@@ -193,8 +231,10 @@ class _Repair(Visitor):
         """
         moments = self._moments.pop(name, None)
         layer, before = self.repaired.get_submodule(name), self.reference.get_submodule(name)
-        self.written.pop(name, None)
-        if moments is not None:
+        read, written = self._read.pop(name, {}), self.written.pop(name)
+        if read != {number: one.read for number, one in written.items() if one.read is not None}:
+            self.strayed.append(name)
+        elif moments is not None:
             if not moments.is_finite():
                 raise ValueError(
                     f"batches: layer {name!r} reads or writes infinite or undefined numbers, it cannot be fitted"

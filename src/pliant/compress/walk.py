@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from pliant.structure.example import Example
 _MOST = 2**28  # numbers in a tensor: 1 GiB
 _ALIKE = 1e-3  # relative; sums in another order differ by less
 
-Look = Callable[[str, int, Tensor], None]  # with the name of a layer, the number of a batch and what is written
+# With the name of a layer, the number of a batch, what is read (None if that is no positional tensor) and written.
+Look = Callable[[str, int, Tensor | None, Tensor], None]
 
 
 class _ChangedError(Exception):
@@ -44,7 +46,7 @@ class Walk(ABC):
 
     @abstractmethod
     def watch(self, model: nn.Module, names: Collection[str], look: Look) -> None:
-        """Call `look` with what layers write, given in the order in which they run."""
+        """Call `look` with what layers read and write, given in the order in which they run."""
 
     @abstractmethod
     def visit(self, model: nn.Module, names: Sequence[str], visitor: Visitor, *, stale: bool) -> bool:
@@ -99,7 +101,7 @@ class OneByOne(Walk):
 
     def watch(self, model: nn.Module, names: Collection[str], look: Look) -> None:
         def hook(name: str) -> Hook:
-            return lambda _, __, output: look(name, number, output)
+            return lambda _, arguments, output: look(name, number, _first(arguments), output)
 
         with watching(model, {name: hook(name) for name in names}):
             for number, example in enumerate(self.examples):  # noqa: B007  (the hooks read the number)
@@ -117,8 +119,14 @@ class OneByOne(Walk):
 
 
 def _show(visitor: Visitor, name: str, number: int, _: nn.Module, arguments: tuple[object, ...], __: object) -> None:
-    if arguments and isinstance(arguments[0], Tensor):
-        visitor.read(name, number, arguments[0])
+    inputs = _first(arguments)
+    if inputs is not None:
+        visitor.read(name, number, inputs)
+
+
+def _first(arguments: tuple[object, ...]) -> Tensor | None:
+    """Return what a module is called with, if that is a tensor."""
+    return arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +143,14 @@ class AllAtOnce(Walk):
 
     def watch(self, model: nn.Module, names: Collection[str], look: Look) -> None:
         def hook(name: str) -> Hook:
-            def write(_: nn.Module, __: object, output: Tensor) -> None:
-                for number, part in enumerate(self._parts(output)):
-                    look(name, number, part)
+            def both(_: nn.Module, arguments: tuple[object, ...], output: Tensor) -> None:
+                inputs = _first(arguments)
+                read = () if inputs is None else self._parts(inputs)
+                for number, (part, written) in enumerate(zip_longest(read, self._parts(output))):
+                    if written is not None:
+                        look(name, number, part, written)
 
-            return write
+            return both
 
         with watching(model, {name: hook(name) for name in names}):
             run_until(model, self.whole, list(names)[-1])
@@ -157,16 +168,17 @@ class AllAtOnce(Walk):
         """
 
         def settle(name: str, _: nn.Module, arguments: tuple[object, ...]) -> None:
-            if arguments and isinstance(arguments[0], Tensor):
-                for number, part in enumerate(self._parts(arguments[0])):
-                    visitor.read(name, number, part)
+            inputs = _first(arguments)
+            for number, part in enumerate(() if inputs is None else self._parts(inputs)):
+                visitor.read(name, number, part)
             left.remove(name)
             if visitor.settle(name) and not stale:
                 raise _ChangedError
 
         def measure(name: str, norm: nn.Module, arguments: tuple[object, ...]) -> None:
-            if stale and arguments and isinstance(arguments[0], Tensor):
-                measure_statistics(norm, name, self._parts(arguments[0]))
+            inputs = _first(arguments)
+            if stale and inputs is not None:
+                measure_statistics(norm, name, self._parts(inputs))
 
         modules = dict(model.named_modules())
         last = left[-1]
