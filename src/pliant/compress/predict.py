@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pliant.metrics.size import count_macs
+from pliant.metrics.size import count_macs, macs_of_one_call
+from pliant.structure.copies import fresh_copy
 from pliant.structure.example import Example, mapped
 
 
@@ -40,14 +40,14 @@ def work_of(model: nn.Module, example: Example) -> Work:
     """Count the MACs of a model on shapes alone; where it needs values to run, on the example itself.
 
     Args:
-        model: left as it is; copies run, for some models keep tensors of a run on themselves.
+        model: left as it is; a copy runs, for some models keep tensors of a run on themselves.
         example: what it can be called with.
     """
     try:
         on_meta = mapped(example, lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf)
-        return Work(count_macs(copy.deepcopy(model).to("meta"), on_meta), fixed=True)
+        return Work(macs_of_one_call(fresh_copy(model).to("meta"), on_meta), fixed=True)
     except Exception:  # noqa: BLE001  (the model's own code may do anything without values)
-        return Work(count_macs(copy.deepcopy(model), example), fixed=False)
+        return Work(count_macs(model, example), fixed=False)
 
 
 def predicted_macs(realised: nn.Module, example: Example) -> int:

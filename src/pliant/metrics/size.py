@@ -62,7 +62,11 @@ def count_macs(model: nn.Module, example: Example) -> int:
     work, sums, normalisation, resampling, look-ups, sparse tensors and Fourier transforms do not. Fused attention and
     fused recurrent layers are switched off while counting, for the counter does not see inside them.
     """
-    model = fresh_copy(model)
+    return macs_of_one_call(fresh_copy(model), example)
+
+
+def macs_of_one_call(model: nn.Module, example: Example) -> int:
+    """Count as `count_macs` does on a model that may keep what it remembers of the call."""
     with _counting(model) as counter:
         call(model, example)
     return int(counter.get_total_flops()) // 2

@@ -22,8 +22,8 @@ def products_of(
 ) -> list[LinearTerm]:
     """Return what the atoms of each group take with them besides their weights.
 
-    Where weights do not explain all multiply-accumulates of a model, it is counted without half of the atoms of each
-    group nearby, one group after the other.
+    Where weights do not explain all multiply-accumulates of a model, it is counted without half of the atoms of the
+    groups nearby: of all of them, and, where that takes more than weights, of ever fewer, down to each one alone.
 
     Args:
         model: the model.
@@ -39,15 +39,22 @@ def products_of(
     if dense == explained.cost(full):
         return []
     places = _unexplained(model, example)
-    terms = []
-    for index, knob in groups.items():
-        if any(_is_near(knob, place) for place in places):
-            half = knob.group.atoms - max(1, knob.group.atoms // 2)
-            counts = [*full[:index], half, *full[index + 1 :]]
-            saved = dense - predicted_macs(_without(model, knob, half), example)
-            beyond = saved - (explained.cost(full) - explained.cost(counts))
-            terms.append(LinearTerm(index, beyond / (knob.group.atoms - half)))
-    return [term for term in terms if term.per_atom > 0]
+    near = [index for index, knob in groups.items() if any(_is_near(knob, place) for place in places)]
+
+    def terms(some: Sequence[int]) -> list[LinearTerm]:
+        if not some:
+            return []
+        counts = [_half(groups[index]) if index in some else count for index, count in enumerate(full)]
+        saved = dense - predicted_macs(_without(model, [groups[index] for index in some]), example)
+        beyond = saved - (explained.cost(full) - explained.cost(counts))
+        if beyond <= 0:
+            return []
+        if len(some) == 1:
+            return [LinearTerm(some[0], beyond / (full[some[0]] - counts[some[0]]))]
+        middle = len(some) // 2
+        return [*terms(some[:middle]), *terms(some[middle:])]
+
+    return terms(near)
 
 
 def _unexplained(model: nn.Module, example: Example) -> list[str]:
@@ -62,7 +69,13 @@ def _is_near(knob: GroupKnob, place: str) -> bool:
     return not place or any(layer == place or layer.startswith(f"{place}.") for layer in layers)
 
 
-def _without(model: nn.Module, knob: GroupKnob, stay: int) -> nn.Module:
+def _half(knob: GroupKnob) -> int:
+    return knob.group.atoms - max(1, knob.group.atoms // 2)
+
+
+def _without(model: nn.Module, knobs: Sequence[GroupKnob]) -> nn.Module:
+    """Return the model with half of the atoms of some groups."""
     smaller = copy.deepcopy(model)
-    remove_slices(smaller, [knob.group], {knob.group.name: sorted(knob.order[knob.group.atoms - stay :])})
+    kept = {knob.group.name: sorted(knob.order[knob.group.atoms - _half(knob) :]) for knob in knobs}
+    remove_slices(smaller, [knob.group for knob in knobs], kept)
     return smaller
