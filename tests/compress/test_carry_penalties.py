@@ -212,7 +212,7 @@ def after_rows(penalty):
 
 @register
 @dataclass(frozen=True)
-class Foreign:
+class Stranger:
     """A regulariser of somebody's own."""
 
     view: Filters
@@ -225,9 +225,9 @@ class Foreign:
 
 
 def test_a_penalty_of_an_unknown_kind_follows_where_it_need_not_change():
-    assert after(Foreign(Filters()), "stem.weight")[2] == Foreign(Filters())
-    with pytest.raises(CarryError, match=r"the penalty Foreign\(.*groups=4.* must read 'conv3.weight' otherwise"):
-        after(Foreign(Filters(Axes(groups=4))), "conv3.weight")
+    assert after(Stranger(Filters()), "stem.weight")[2] == Stranger(Filters())
+    with pytest.raises(CarryError, match=r"the penalty Stranger\(.*groups=4.* must read 'conv3.weight' otherwise"):
+        after(Stranger(Filters(Axes(groups=4))), "conv3.weight")
 
 
 def test_factors_do_not_inherit_the_penalty_of_their_weight():

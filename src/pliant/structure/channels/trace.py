@@ -17,7 +17,7 @@ from pliant.structure.attention import PrunedAttention, slow_path
 from pliant.structure.channels.graph import ChannelGraph
 from pliant.structure.channels.groups import read_groups
 from pliant.structure.channels.labels import Labels
-from pliant.structure.channels.tracer import Tracer, watch
+from pliant.structure.channels.tracer import Tracer
 from pliant.structure.copies import fresh_copy
 from pliant.structure.example import Example, batch_size, call, mapped, resized
 from pliant.structure.matricise import is_layer
@@ -183,7 +183,7 @@ def _run(twin: nn.Module, example: Example, labels: Labels, roots: _Roots) -> _R
     tensors = dict((*watched.named_parameters(), *watched.named_buffers()))
     for name, root in roots.items():
         tracer.root(name, tensors[name], root.layers, table=root.table)
-    watch(watched, tracer)
+    tracer.watch(watched)
     devices = {p.device.index for p in watched.parameters() if p.is_cuda}
     try:
         with torch.random.fork_rng(devices=devices), plain(watched), torch.no_grad(), tracer:

@@ -43,6 +43,7 @@ class Tracer(TorchDispatchMode):
         self.where: list[str] = []
         self.used: set[str] = set()
         self.called: set[str] = set()
+        self._recurrent: set[str] = set()  # they make states as wide as their attributes say
         self._names: Any = WeakIdKeyDictionary()
         self._shadows: Any = WeakIdKeyDictionary()
 
@@ -63,13 +64,19 @@ class Tracer(TorchDispatchMode):
             self.labels.merge(claim.layer, claim.dims, claim.reason)
         return shadow
 
-    def enter(self, name: str) -> None:
-        """Say which module runs."""
+    def watch(self, model: nn.Module) -> None:
+        """Let every module of a model say when it runs; the hooks stay."""
+        for name, module in model.named_modules():
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+                self._recurrent.add(name)
+            module.register_forward_pre_hook(lambda *_, name=name: self._enter(name))
+            module.register_forward_hook(lambda *_: self._leave(), always_call=True)
+
+    def _enter(self, name: str) -> None:
         self.where.append(name)
         self.called.add(name)
 
-    def leave(self) -> None:
-        """Say that it is done."""
+    def _leave(self) -> None:
         self.where.pop()
 
     def __torch_dispatch__(
@@ -84,7 +91,7 @@ class Tracer(TorchDispatchMode):
         outputs = tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(tensor in self._shadows for tensor in given):
-            if func.overloadpacket in elementwise.MADE:
+            if func.overloadpacket in elementwise.MADE and not (self.where and self.where[-1] in self._recurrent):
                 self._shadows[result] = elementwise.made(result, self.labels)
             return result
         self.used.update(self._names[tensor] for tensor in given if tensor in self._names)
@@ -126,10 +133,3 @@ def _bound(
         if not argument.kwarg_only:
             positional.append(value)
     return bound, tuple(positional)
-
-
-def watch(model: nn.Module, tracer: Tracer) -> None:
-    """Let every module of a model tell the tracer when it runs; the hooks stay."""
-    for name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda *_, name=name: tracer.enter(name))
-        module.register_forward_hook(lambda *_: tracer.leave(), always_call=True)
