@@ -63,6 +63,16 @@ PICTURES: Mapping[str, Picture] = {
             Shown("cpu/cifar10", "cram-filters", HALF, "CrAM, twice the gradients, half and half"),
         ),
     ),
+    "cifar10-sixteen": Picture(
+        "CIFAR-10, ResNet-20, 6,240 gradients; three seeds of SGD and the preset for ranks, one of the others",
+        (
+            Shown("cpu/cifar10", "sgd-dense-double", SPATIAL, "dense SGD, spatial ranks"),
+            Shown("cpu/cifar10", "preset-low-rank-double", SPATIAL, "preset low-rank, spatial ranks"),
+            Shown("cpu/cifar10", "preset-filters-double", FILTERS, "preset filters, filters"),
+            Shown("cpu/cifar10", "cram-low-rank", SPATIAL, "CrAM for ranks, spatial ranks"),
+            Shown("cpu/cifar10", "cram-filters", FILTERS, "CrAM for filters, filters"),
+        ),
+    ),
 }
 
 
