@@ -106,6 +106,20 @@ def masks(model):
     return found
 
 
+def holding(model, optimizer):
+    """Return what puts zeros where the cut removes something: in weights, their gradients and their state."""
+    mask = masks(model)
+
+    @torch.no_grad()
+    def hold():
+        for name, p in model.named_parameters():
+            for x in (p, p.grad, *optimizer.state[p].values()):
+                if torch.is_tensor(x) and x.shape == p.shape:
+                    x.mul_(mask[name])
+
+    return hold
+
+
 def small_of(model):
     """Build the small model from the factory, with what is left of the weights."""
     small = Net(*CUT_WIDTHS).to(next(model.parameters()).dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import carrying
 import pytest
 import torch
-from carrying import batches, build, cut, masks, small_of, train
+from carrying import batches, build, cut, holding, masks, small_of, train
 from torch import nn
 
 import pliant
@@ -164,15 +164,7 @@ def test_the_small_model_goes_the_way_of_the_truncated_one(kind):
     train(model, optimizer, batches(3, torch.float64))
     small = small_of(model)
     carried = carry_over(optimizer, model, small, cut()).optimizer
-    mask = masks(model)
-
-    @torch.no_grad()
-    def hold():
-        for name, p in model.named_parameters():
-            for x in (p, p.grad, *optimizer.state[p].values()):
-                if torch.is_tensor(x) and x.shape == p.shape:
-                    x.mul_(mask[name])
-
+    hold = holding(model, optimizer)
     hold()
     data = batches(5, torch.float64, seed=8)
     train(model, optimizer, data, after_backward=hold)

@@ -9,7 +9,7 @@ import math
 import carrying
 import pytest
 import torch
-from carrying import batches, build, cut, masks, same_bits, sliced, small_of, train
+from carrying import batches, build, cut, holding, masks, same_bits, sliced, small_of, train
 from torch import nn
 
 from pliant.compress.carry import CarryError, carry_over, move_optimizer
@@ -86,16 +86,7 @@ def test_the_small_model_goes_the_way_of_the_truncated_one(plan, rule):
     train(model, optimizer, batches(3, torch.float64))
     small = small_of(model)
     carried = carry_over(optimizer, model, small, cut()).optimizer
-    mask = masks(model)
-
-    @torch.no_grad()
-    def hold():
-        for name, p in model.named_parameters():
-            p.mul_(mask[name])
-            for x in (p.grad, optimizer.state[p].get("momentum_buffer")):
-                if x is not None:
-                    x.mul_(mask[name])
-
+    hold = holding(model, optimizer)
     hold()
     data = batches(5, torch.float64, seed=8)
     train(model, optimizer, data, after_backward=hold)

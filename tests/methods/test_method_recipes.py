@@ -40,10 +40,9 @@ METHODS = {
         Claim.ANY_RATIO,
         1,
     ),
-    "{type: random-cut, compressors: [low-rank], start: 0.5, inner: {type: penalised, nuclear: {weight: 0.001}}}": (
-        Claim.ANY_RATIO,
-        1,
-    ),
+    # The second epoch's loss is that of cut models: a gentle cut, so that what was learnt shows in it.
+    "{type: random-cut, compressors: [low-rank], fractions: [0.0, 0.3], start: 0.5, inner: {type: penalised, "
+    "nuclear: {weight: 0.001}, lr: 0.2}}": (Claim.ANY_RATIO, 1),
     "{type: random-cut, compressors: [filters], inner: {type: spectral-decay, spectral_decay: 0.1}}": (
         Claim.ANY_RATIO,
         1,
