@@ -120,6 +120,17 @@ def holding(model, optimizer):
     return hold
 
 
+def assert_one_way(model, optimizer, small, carried, rtol=1e-10):
+    """Train both on, the large model with zeros where the cut removes something, and compare what stays."""
+    hold, data = holding(model, optimizer), batches(5, torch.float64, seed=8)
+    hold()
+    train(model, optimizer, data, after_backward=hold)
+    train(small, carried, data)
+    expected = small_of(model).state_dict()
+    for name, value in small.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=rtol, atol=1e-10)
+
+
 def small_of(model):
     """Build the small model from the factory, with what is left of the weights."""
     small = Net(*CUT_WIDTHS).to(next(model.parameters()).dtype)

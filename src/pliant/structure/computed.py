@@ -15,6 +15,17 @@ _REMEDIES = (
 )
 
 
+# What a weight is computed from by torch's hooks: the old weight norm; the old spectral norm and torch.nn.utils.prune.
+_BEHIND_WEIGHT = ("weight_g", "weight_orig")
+
+
+def is_computed(layer: nn.Module) -> bool:
+    """Tell whether the weight of a layer is computed by a parametrization or a hook of torch."""
+    # Looking at a parametrized weight computes it, which under spectral norm changes the model: names alone decide.
+    own = layer._parameters.keys()  # noqa: SLF001  (no public way)
+    return is_parametrized(layer, "weight") or not own.isdisjoint(_BEHIND_WEIGHT)
+
+
 def how_computed(layer: nn.Module) -> str | None:
     """Return in words how the weight of a layer is computed, and what makes it plain; None if it is plain."""
     if is_parametrized(layer, "weight"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.nn.utils import parametrize
 
+from pliant.structure.computed import is_computed
 from pliant.structure.matricise import is_convolution, is_layer, is_linear
 from pliant.structure.patterns import check_ignore, ignored_by, warn_of_unmatched
 from pliant.structure.treatment import Treatment
@@ -119,7 +119,7 @@ def ignored(model: nn.Module, layers: Mapping[str, nn.Module], patterns: Sequenc
     check_ignore(patterns)
     warn_of_unmatched(model, patterns)
     left = {name: layer for name, layer in layers.items() if ignored_by(patterns, name, f"{name}.weight") is None}
-    computed = [name for name, layer in left.items() if _is_computed(layer)]
+    computed = [name for name, layer in left.items() if is_computed(layer)]
     if computed:
         raise ValueError(
             f"the weight of {', '.join(computed)} is computed, by a parametrization such as weight norm or by "
@@ -139,18 +139,8 @@ def _layers(model: nn.Module, is_kind: Callable[[nn.Module], bool]) -> dict[str,
     return {
         name: module
         for name, module in model.named_modules()
-        if is_kind(module) and ("weight" in module._parameters or _is_computed(module))  # noqa: SLF001
+        if is_kind(module) and ("weight" in module._parameters or is_computed(module))  # noqa: SLF001
     }
-
-
-def _is_computed(module: nn.Module) -> bool:
-    # Looking at a parametrized weight computes it, which under spectral norm changes the model: names alone decide.
-    own = module._parameters.keys()  # noqa: SLF001
-    return parametrize.is_parametrized(module, "weight") or not own.isdisjoint(_BEHIND_WEIGHT)
-
-
-# What a weight is computed from by torch's hooks: the old weight norm; the old spectral norm and torch.nn.utils.prune.
-_BEHIND_WEIGHT = ("weight_g", "weight_orig")
 
 
 def _without_last(layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
